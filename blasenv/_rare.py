@@ -1,0 +1,269 @@
+"""The parts of start-up that most processes never need, imported by `blasenv` when one does.
+
+The configuration file, the hardware threads of a core, and the two lines for a person. As
+strict as ``__init__``: nothing imported that a bare interpreter has not loaded.
+"""
+
+import os
+import sys
+
+from . import LOCAL_RANKS, MAX_FILE, MAX_THREADS, Config, Decision, Limit, _read, is_thread_variable
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+WARNED = "BLASENV_WARNED"  # the refused file that was reported in this process tree
+
+
+def parse_count(text: str) -> "int | None":
+    """A thread count from 1 to MAX_THREADS in plain digits, else None."""
+    if text.isascii() and text.isdigit() and len(text) <= 4 and 0 < int(text) <= MAX_THREADS:
+        return int(text)
+    return None
+
+
+def _parse_value(text: str) -> "tuple[object, str]":
+    """The value at the start of ``text``, and the rest. Raises ValueError with a sentence."""
+    if text.startswith(('"', "'")):
+        end = text.find(text[0], 1)
+        if end < 0 or text.startswith(('"""', "'''")):
+            raise ValueError("a string needs its closing quote on the same line")
+        if text[0] == '"' and "\\" in text[:end]:
+            raise ValueError("backslash escapes are not supported; write the string in 'single quotes'")
+        return text[1:end], text[end + 1 :]
+    if text.startswith("["):
+        strings: list[object] = []
+        rest = text[1:].lstrip(" \t")
+        while not rest.startswith("]"):
+            if not rest.startswith(('"', "'")):
+                raise ValueError("a list holds quoted strings and ends on the same line")
+            string, rest = _parse_value(rest)
+            strings.append(string)
+            rest = rest.lstrip(" \t")
+            if rest.startswith(","):
+                rest = rest[1:].lstrip(" \t")
+            elif not rest.startswith("]"):
+                raise ValueError("a list needs commas between its strings and a closing ]")
+        return strings, rest[1:]
+    word = text.partition("#")[0].rstrip(" \t")
+    if word in ("true", "false"):
+        return word == "true", text[len(word) :]
+    if word.isascii() and word.isdigit() and len(word) < 10 and (word[0] != "0" or word == "0"):
+        return int(word), text[len(word) :]
+    raise ValueError(f"{word!r} is not a whole number, a quoted string, true, false or a list of strings")
+
+
+def _complaint(key: str, value: object) -> str:
+    """What is wrong with the value of a top-level key, "" if nothing."""
+    if key == "mode":
+        return "" if value in ("auto", "single", "off") else 'mode is "auto", "single" or "off"'
+    if key == "rounding":
+        return "" if value in ("floor", "ceil") else 'rounding is "floor" or "ceil"'
+    if key in ("visible", "override"):
+        return "" if isinstance(value, bool) else f"{key} is true or false"
+    if key == "threads":
+        return "" if type(value) is int and 0 < value <= 8192 else "threads is a whole number from 1 to 8192"
+    if key == "variables":
+        if isinstance(value, list) and value and all(is_thread_variable(name) for name in value):
+            return ""
+        return 'variables is a list of names that end in _THREADS, such as ["OMP_NUM_THREADS"]'
+    return f"unknown key {key!r}; known are mode, threads, rounding, variables, visible, override and [programs]"
+
+
+def _program_complaint(key: str, value: object) -> str:
+    """What is wrong with one line of [programs], "" if nothing."""
+    if type(value) is int and 0 < value <= 8192:
+        return ""
+    if isinstance(value, str):
+        word, colon, count = value.partition(":")
+        if value in ("auto", "single", "off") or (word + colon == "share:" and parse_count(count)):
+            return ""
+    return f'{key} is "auto", "single", "off", "share:N" or a whole number from 1 to 8192'
+
+
+def parse_config(contents: bytes) -> "tuple[dict[str, object], list[tuple[int, str]], dict[str, int]]":
+    """The settings in a configuration file, what is wrong with it, and the line of each setting.
+
+    The language is a subset of TOML 1.0 (https://toml.io/en/v1.0.0), one statement a line::
+
+        statement = [ key "=" value | "[programs]" ] [ "#" comment ]
+        key       = letters, digits, "_", "-" | string
+        value     = digits | string | "true" | "false" | "[" [ string { "," string } [ "," ] ] "]"
+        string    = '"' no quote, no backslash '"' | "'" no apostrophe "'"
+
+    Whatever lies outside is a problem, ``(line, sentence)``, and never a different value. A
+    bad line costs only itself here, so that a readable ``mode = "off"`` can still be found.
+    """
+    settings: dict[str, object] = {}
+    problems: list[tuple[int, str]] = []
+    lines: dict[str, int] = {}
+    programs: dict[str, object] = {}
+    table: dict[str, object] = settings
+    for number, raw in enumerate(contents.replace(b"\r\n", b"\n").split(b"\n"), 1):
+        try:
+            if any(byte < 32 and byte != 9 or byte == 127 for byte in raw):
+                raise ValueError("a control character")
+            line = raw.decode().strip(" \t")
+            if not line or line[0] == "#":
+                continue
+            if line[0] == "[":
+                name, _, rest = line[1:].partition("]")
+                if name.strip(" \t") != "programs" or "programs" in settings:
+                    table = {}  # its keys are nobody's
+                    raise ValueError("the one table is [programs], once")
+                settings["programs"] = table = programs
+            else:
+                if line[0] in "\"'":
+                    value, rest = _parse_value(line)
+                    key = str(value)
+                else:
+                    key, equals, rest = line.partition("=")
+                    key, rest = key.rstrip(" \t"), equals + rest
+                    if not (key.isascii() and key.replace("_", "").replace("-", "").isalnum()):
+                        raise ValueError('expected key = value; a key with other signs than A-Z a-z 0-9 _ - goes in "quotes"')
+                rest = rest.lstrip(" \t")
+                if rest[:1] != "=":
+                    raise ValueError("expected key = value")
+                value, rest = _parse_value(rest[1:].lstrip(" \t"))
+                complaint = (_program_complaint if table is programs else _complaint)(key, value)
+                if complaint or key in table:
+                    raise ValueError(complaint or f"{key} is there twice")
+                table[key] = value
+                lines[f"programs.{key}" if table is programs else key] = number
+            rest = rest.lstrip(" \t")
+            if rest and rest[0] != "#":
+                raise ValueError(f"unexpected {rest!r} after the value")
+        except UnicodeDecodeError:
+            problems.append((number, "not UTF-8"))
+        except ValueError as error:
+            problems.append((number, str(error)))
+    if settings.get("mode") == "single" and "threads" in settings:
+        problems.append((lines["threads"], 'mode = "single" means 1 thread; say either that or threads'))
+    return settings, problems, lines
+
+
+def parse_cpu_list(contents: bytes) -> "set[int]":
+    """The CPU numbers in a kernel list such as ``0-1,24`` (cpuset(7), List format), empty if malformed."""
+    cpus: set[int] = set()
+    for part in contents.strip().split(b","):
+        first, dash, last = part.partition(b"-")
+        if not first.isdigit() or len(part) > 11 or (dash and not last.isdigit()):
+            return set()
+        cpus.update(range(int(first), int(last or first) + 1))
+    return cpus
+
+
+def take_file(config: Config, path: str, contents: bytes, problem: str, argv: "Sequence[str]") -> None:
+    """Put a configuration file's settings into ``config``, or why it is refused.
+
+    A file with anything wrong in it is refused whole, so that the defaults apply, except that a
+    readable ``mode = "off"`` still counts.
+    """
+    config.path = path
+    if problem:
+        config.problems = [(0, problem)]
+        return
+    settings, config.problems, _ = parse_config(contents)
+    if config.problems:
+        settings = {"mode": "off"} if settings.get("mode") == "off" else {}
+    vars(config).update(settings)
+    if config.programs:
+        name = program_name(argv)
+        setting = config.programs.get(name)
+        if setting is not None:
+            config.program, config.mode, config.threads = name, "auto", None
+            if isinstance(setting, int):
+                config.threads = setting
+            elif setting.startswith("share:"):
+                config.share = int(setting[6:])
+            else:
+                config.mode = setting
+
+
+def program_name(argv: "Sequence[str]") -> str:
+    """The basename of the script, or the -m module, that this interpreter runs.
+
+    When the hook runs, sys.argv has only "-m" in the place of the module. The full command
+    line is in sys.orig_argv, since Python 3.10, and in /proc/self/cmdline.
+    """
+    if not argv or argv[0] not in ("-m", "-c"):
+        return os.path.basename(argv[0]) if argv else ""
+    if argv[0] == "-c":
+        return "-c"
+    words = getattr(sys, "orig_argv", None)
+    if words is None:
+        words = [os.fsdecode(word) for word in _read("/proc/self/cmdline", MAX_FILE)[0].split(b"\0")]
+    # The module is the end of the word that holds -m, or the word behind it (-Im, -mpip).
+    for number, word in enumerate(words[1:], 1):
+        if word.startswith("-") and not word.startswith("--") and "m" in word:
+            module = word.partition("m")[2] or (words[number + 1] if number + 1 < len(words) else "")
+            return str(module)
+    return ""
+
+
+def take_environ(config: Config, environ: "Mapping[str, str]") -> None:
+    """Put BLASENV_MODE and BLASENV_THREADS, wishes for one run, on top of the file's settings."""
+    mode, threads = environ.get("BLASENV_MODE", ""), environ.get("BLASENV_THREADS", "")
+    if mode in ("auto", "single", "off"):
+        config.mode, config.threads, config.share, config.program = mode, None, 1, None
+    elif mode:
+        config.notes.append(f'BLASENV_MODE={mode!r} is ignored: it is "auto", "single" or "off"')
+    if threads and not parse_count(threads):
+        config.notes.append(f"BLASENV_THREADS={threads!r} is ignored: it is a whole number from 1 to {MAX_THREADS}")
+    elif threads and mode != "off":
+        config.mode, config.threads, config.program = "auto", parse_count(threads), None
+
+
+def local_ranks(environ: "Mapping[str, str]") -> int:
+    """The number of ranks of this job on this node, from the first variable that tells.
+
+    Slurm writes a list of counts with repeats, one per node, ``2(x3),1`` (sbatch(1),
+    SLURM_TASKS_PER_NODE); SLURM_NODEID says which is ours.
+    """
+    node = parse_count(environ.get("SLURM_NODEID", "")) or 0
+    for name in LOCAL_RANKS:
+        parts = environ.get(name, "").split(",")
+        before = 0  # nodes before this part of the list
+        for part in parts:
+            count, _, repeat = part.partition("(x")
+            before += parse_count(repeat.rstrip(")")) or 0 if repeat else 1
+            if node < before or len(parts) == 1:
+                ranks = parse_count(count)
+                if ranks:
+                    return ranks
+                break
+    return 1
+
+
+def find_cores(root: str, cpus: "set[int]") -> "Iterator[Limit]":
+    """A limit of one thread per core, where ``cpus`` holds several hardware threads of a core.
+
+    Asks for the siblings of one CPU. /sys/devices/system/cpu/smt/active would be wrong in a
+    cpuset that holds one hardware thread of each core.
+    """
+    path = f"/sys/devices/system/cpu/cpu{min(cpus)}/topology/thread_siblings_list"
+    contents, problem = _read(root.rstrip("/") + path, MAX_FILE)
+    siblings = len(parse_cpu_list(contents) & cpus)
+    if problem or siblings > 1:
+        cores = -(-len(cpus) // siblings) if siblings > 1 else None
+        yield Limit(controller="smt", version=0, path=path, quota=cores, period=1, note=problem)
+
+
+def report(config: Config, decision: Decision) -> None:
+    """One line on stderr about a refused configuration, once per process tree; another for BLASENV_DEBUG."""
+    lines = []
+    if config.problems and os.environ.get(WARNED) != config.path:
+        number, problem = config.problems[0]
+        where = f"{config.path}:{number}" if number else config.path
+        os.environ[WARNED] = config.path or ""
+        lines.append(f"{where}: {problem}; the file is ignored. To see all: blasenv config check")
+    if os.environ.get("BLASENV_DEBUG", "") not in ("", "0"):
+        values = " ".join([f"{name}={value}" for name, value in decision.set.items()]) or "nothing"
+        kept = "".join([f", keeps {name}={value}" for name, value in decision.kept.items()])
+        notes = "".join([f"; {note}" for note in decision.notes])
+        lines.append(f"rule {decision.rule}, sets {values}{kept}{notes}")
+    if sys.stderr is not None:
+        for line in lines:
+            sys.stderr.write(f"blasenv: {line}\n")
+        sys.stderr.flush()

@@ -1,0 +1,104 @@
+"""The three values that flow through start-up, for readers and type checkers.
+
+At run time each is a `types.SimpleNamespace`: a class statement costs every Python process
+of the image 0.2 % of its start, and these need nothing a namespace has not got.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+
+class Config:
+    """What the owner of the image, and the BLASENV_ variables of this run, ask for."""
+
+    def __init__(
+        self,
+        *,
+        mode: str,
+        threads: int | None,
+        share: int,
+        rounding: str,
+        variables: Sequence[str],
+        visible: bool,
+        override: bool,
+        programs: Mapping[str, int | str],
+        program: str | None,
+        path: str | None,
+        problems: Sequence[tuple[int, str]],
+        notes: list[str],
+    ) -> None:
+        self.mode = mode
+        """"auto", "single" or "off"."""
+        self.threads = threads
+        """A fixed count in place of the quota's."""
+        self.share = share
+        """Worker processes that share the CPUs."""
+        self.rounding = rounding
+        """"floor" or "ceil"."""
+        self.variables = variables
+        """The variables to set."""
+        self.visible = visible
+        """Whether os.environ is written, too."""
+        self.override = override
+        """Whether to beat the user's environment."""
+        self.programs = programs
+        """Settings for programs, by the basename of the script or the -m module."""
+        self.program = program
+        """The one of them that this process is."""
+        self.path = path
+        """The file that was read, None if there was none."""
+        self.problems = problems
+        """Why the file was refused: (line, sentence); line 0 is the file itself."""
+        self.notes = notes
+        """What is wrong with the BLASENV_ variables."""
+
+
+class Limit:
+    """One place where a limit on CPUs was looked for."""
+
+    def __init__(
+        self, *, controller: str, version: int, path: str, quota: int | None, period: int | None, note: str
+    ) -> None:
+        self.controller = controller
+        """"cpu", or "smt" for the cores behind hardware threads."""
+        self.version = version
+        """Of the cgroup hierarchy, 1 or 2; 0 for anything else."""
+        self.path = path
+        """The file."""
+        self.quota = quota
+        """Microseconds of CPU time per period (smt: cores), None when unlimited."""
+        self.period = period
+        """Microseconds (smt: 1), None when unlimited."""
+        self.note = note
+        """Why the file gave no limit, "" if it says so itself or gave one."""
+
+
+class Decision:
+    """What to do with the environment, and why."""
+
+    def __init__(
+        self,
+        *,
+        rule: str,
+        threads: int | None,
+        set: Mapping[str, str],
+        kept: Mapping[str, str],
+        stale: Sequence[str],
+        visible: bool,
+        notes: list[str],
+    ) -> None:
+        self.rule = rule
+        """disabled, user-env, config, program, quota, no-gap, no-limit, not-linux or error."""
+        self.threads = threads
+        """The count, None when blasenv has no opinion."""
+        self.set = set
+        """The variables to set, with their values."""
+        self.kept = kept
+        """The user's own values, which stay."""
+        self.stale = stale
+        """Variables inherited from a parent's decision, to be taken back first."""
+        self.visible = visible
+        """Whether ``set`` goes into os.environ, too."""
+        self.notes = notes
+        """What a person should know about how this came about."""
