@@ -1,0 +1,89 @@
+"""The command ``blasenv``: its table of subcommands, their dispatch, and the exit status.
+
+0 is fine, 1 is a problem found or a command that could not do its work, 2 is wrong usage.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import importlib.util
+import os
+import signal
+import sys
+from collections.abc import Sequence
+
+from . import __version__
+from .text import Failure
+
+# Module MODULE has NAME_arguments(parser) and NAME_command(args) -> exit status. It is imported
+# only when its command is the one that runs.
+COMMANDS = (
+    ("status", "blasenv.status", "what this interpreter got, and from where"),
+    ("explain", "blasenv.status", "every step and file behind the decision"),
+    ("doctor", "blasenv.doctor", "check the installation, or a process that runs now"),
+    ("scan", "blasenv.interpreters", "the Python interpreters of this image, covered or not"),
+    ("run", "blasenv.runner", "run a command with the decided thread count in its environment"),
+    ("env", "blasenv.env", "lines to paste into a shell script, a Dockerfile or a pod"),
+    ("config", "blasenv.config", "write, check or show the configuration"),
+    ("install", "blasenv.install", "put the hook where pip cannot reach"),
+    ("upgrade", "blasenv.install", "bring installed hooks to this version"),
+    ("uninstall", "blasenv.install", "take installed hooks away"),
+    ("limit", "blasenv.limit", "run a command under a real CPU limit"),
+    ("bench", "blasenv.bench", "measure thread counts, and what the hook costs"),
+)
+TAKE_COMMAND = ("run", "limit", "bench")  # all behind their first "--" is args.cmd, untouched
+
+
+def _available(module: str) -> bool:
+    return importlib.util.find_spec(module) is not None
+
+
+def _parse(argv: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="blasenv",
+        description="Thread counts for BLAS and OpenMP that fit the container's CPU limit.",
+        epilog="blasenv COMMAND --help says more. Start with: blasenv status",
+    )
+    parser.add_argument("--version", action="version", version=f"blasenv {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, title="commands")
+    # The first word that is no option is the command; only its module is imported.
+    chosen = next((word for word in argv if not word.startswith("-")), None)
+    before, cmd = list(argv), []
+    if chosen in TAKE_COMMAND and "--" in argv:
+        place = argv.index("--")
+        before, cmd = list(argv[:place]), list(argv[place + 1 :])
+    for name, module, summary in COMMANDS:
+        if not _available(module):
+            continue
+        description = f"{summary[0].upper()}{summary[1:]}."
+        subparser = commands.add_parser(name, help=summary, description=description)
+        if name == chosen:
+            code = importlib.import_module(module)
+            getattr(code, f"{name}_arguments")(subparser)
+            subparser.set_defaults(function=getattr(code, f"{name}_command"))
+    args = parser.parse_args(before)
+    args.cmd = cmd
+    return args
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit status. The only place where its errors are caught."""
+    try:
+        args = _parse(sys.argv[1:] if argv is None else argv)
+        status: int = args.function(args)
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except Failure as failure:
+        print(f"blasenv: {failure.message}", file=sys.stderr)
+        return failure.status
+    except BrokenPipeError:
+        # The reader has seen enough. What is still buffered must not fail again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except KeyboardInterrupt:
+        # Die of the signal, so that a shell script around us stops, too.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGINT)
+        return 130
+    return status
