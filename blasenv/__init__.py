@@ -37,18 +37,18 @@ else:
     Config = Decision = Limit = type(sys.implementation)  # types.SimpleNamespace
 
 CONFIG_PATH = "/etc/blasenv.toml"
-RECEIPT = "BLASENV_SET"  # "OMP_NUM_THREADS=4" tells children, and people, what is ours
-
-# How many ranks of this job run on this node, as their launchers say (links in docs/frameworks.md).
+# Set by launchers for each rank of a job on this node: torchrun and accelerate, Open MPI, MPICH
+# and Intel MPI, MVAPICH2, HPE Cray, Slurm. The least specific come last.
 LOCAL_RANKS = (
-    "LOCAL_WORLD_SIZE",  # torchrun, accelerate
-    "OMPI_COMM_WORLD_LOCAL_SIZE",  # Open MPI
-    "MPI_LOCALNRANKS",  # MPICH, Intel MPI
-    "MV2_COMM_WORLD_LOCAL_SIZE",  # MVAPICH2
-    "PALS_LOCAL_SIZE",  # HPE Cray
+    "LOCAL_WORLD_SIZE",
+    "OMPI_COMM_WORLD_LOCAL_SIZE",
+    "MPI_LOCALNRANKS",
+    "MV2_COMM_WORLD_LOCAL_SIZE",
+    "PALS_LOCAL_SIZE",
     "SLURM_STEP_TASKS_PER_NODE",
     "SLURM_NTASKS_PER_NODE",
 )
+RECEIPT = "BLASENV_SET"  # "OMP_NUM_THREADS=4" tells children, and people, what is ours
 
 ABSENT = "no such file"
 MAX_THREADS = 8192  # the most CPUs a Linux kernel is built for
@@ -129,25 +129,13 @@ def parse_cgroup(contents: bytes) -> "tuple[int, bytes] | None":
     """
     unified = None
     for line in contents.split(b"\n"):
-        hierarchy, _, rest = line.partition(b":")
-        controllers, colon, path = rest.partition(b":")
-        if colon and path.startswith(b"/"):
-            if b"cpu" in controllers.split(b","):
-                return 1, path
-            if hierarchy == b"0" and not controllers and unified is None:
-                unified = 2, path
+        fields = line.split(b":", 2)
+        if len(fields) == 3 and fields[2].startswith(b"/"):
+            if b"cpu" in fields[1].split(b","):
+                return 1, fields[2]
+            if fields[0] == b"0" and not fields[1]:
+                unified = unified or (2, fields[2])
     return unified
-
-
-def _unescape(field: bytes) -> "bytes | None":
-    """A mountinfo path without its octal escapes (blank, tab, newline, backslash), None if one is broken."""
-    first, *escaped = field.split(b"\\")
-    for part in escaped:
-        byte = {b"040": b" ", b"011": b"\t", b"012": b"\n", b"134": b"\\"}.get(part[:3])
-        if byte is None:
-            return None
-        first += byte + part[3:]
-    return first
 
 
 def parse_mountinfo(contents: bytes, version: int) -> "list[tuple[bytes, bytes]]":
@@ -162,25 +150,26 @@ def parse_mountinfo(contents: bytes, version: int) -> "list[tuple[bytes, bytes]]
     of optional fields, (8) a lone hyphen, (9) the type, (11) the super options, where v1 names
     its controllers. The source (10) may be empty, and (11) may hold raw blanks (WSL2).
     """
+    kind = b" - cgroup2 " if version == 2 else b" - cgroup "
     mounts: list[tuple[bytes, bytes]] = []
-    for line in contents.split(b"\n"):
-        ours = b" - cgroup" in line
-        if not ours and not mounts:
-            continue
+    # Lines before the first of our kind can't matter, and there may be thousands.
+    first = contents.rfind(b"\n", 0, max(contents.find(kind), 0)) + 1
+    for line in contents[first:].split(b"\n"):
         before, _, after = line.partition(b" - ")
-        fields = before.split(b" ", 6)
-        if len(fields) < 6:
-            continue
-        root, point = fields[3:5]
-        # A later mount on the same point, or on a directory above it, covers the earlier one.
-        mounts = [mount for mount in mounts if mount[1] != point and not mount[1].startswith(point + b"/")]
-        if ours:
-            kind, _, rest = after.partition(b" ")
-            options = rest.partition(b" ")[2].split(b",")
-            if kind == b"cgroup2" if version == 2 else kind == b"cgroup" and b"cpu" in options:
-                mounts.append((root, point))
-    unescaped = [(_unescape(root), _unescape(point)) for root, point in mounts]
-    return [(root, point) for root, point in unescaped if root is not None and point is not None]
+        fields = before.split(b" ", 5)
+        if len(fields) == 6:
+            root, point = fields[3], fields[4]
+            # A later mount on the same point, or on a directory above it, covers the earlier one.
+            mounts = [mount for mount in mounts if not (mount[1] + b"/").startswith(point + b"/")]
+            if after.startswith(kind[3:]):
+                options = after.partition(b" ")[2].partition(b" ")[2]
+                if version == 2 or b"cpu" in options.split(b","):
+                    mounts.append((root, point))
+    if b"\\" in b"".join([root + point for root, point in mounts]):
+        from ._rare import unescape
+
+        return unescape(mounts)
+    return mounts
 
 
 def parse_microseconds(field: bytes) -> "int | None":
@@ -244,12 +233,13 @@ def find_quota(root: str = "/", process: str = "self") -> "Iterator[Limit]":
     contents, note = _read(prefix + source.encode(), MAX_FILE)
     group = parse_cgroup(contents)
     if group is None:
-        yield _limit(0, source, None, None, note or "names no CPU controller")
+        note = note or "names no CPU controller"
+        yield Limit(controller="cpu", version=0, path=source, quota=None, period=None, note=note)
         return
     version, path = group
     source = f"/proc/{process}/mountinfo"
     contents, problem = _read(prefix + source.encode(), MAX_MOUNTINFO)
-    note = problem or f"no mount shows the cgroup {os.fsdecode(path)!r}"
+    note = problem or f"no mount shows the cgroup {path!r}"
     for mount_root, point in parse_mountinfo(contents, version):
         for level in _levels(path, mount_root, point):
             note = ""
@@ -264,13 +254,16 @@ def find_quota(root: str = "/", process: str = "self") -> "Iterator[Limit]":
                 if parse_microseconds(contents.strip()):
                     length, problem = _read(prefix + level + b"/cpu.cfs_period_us", MAX_FILE)
                 quota, period, malformed = parse_cpu_cfs(contents, length)
-            yield _limit(version, os.fsdecode(file), quota, period, problem or malformed)
+            yield Limit(
+                controller="cpu",
+                version=version,
+                path=os.fsdecode(file),
+                quota=quota,
+                period=period,
+                note=problem or malformed,
+            )
     if note:
-        yield _limit(version, source, None, None, note)
-
-
-def _limit(version: int, path: str, quota: "int | None", period: "int | None", note: str) -> Limit:
-    return Limit(controller="cpu", version=version, path=path, quota=quota, period=period, note=note)
+        yield Limit(controller="cpu", version=version, path=source, quota=None, period=None, note=note)
 
 
 def find_limits(root: str, cpus: "set[int]") -> "Iterator[Limit]":
@@ -332,7 +325,11 @@ def decide(config: Config, limits: "Iterable[Limit]", affinity: int, environ: "M
         if rule == "quota" or config.share > 1:
             # Floor: BLAS threads work in lock-step, so a surplus one is throttled while the
             # others spin. In integers, because 17 digits do not fit a float.
-            share = config.share if config.share > 1 else _local_ranks(environ)
+            share = config.share
+            if share == 1 and not set(LOCAL_RANKS).isdisjoint(environ):
+                from ._rare import local_ranks
+
+                share = local_ranks(environ)
             up = config.rounding == "ceil"
             parts = [(quota, period * share) for quota, period in [*parts, (affinity, 1)]]
             threads = max(1, min([-(-quota // period) if up else quota // period for quota, period in parts]))
@@ -349,15 +346,6 @@ def decide(config: Config, limits: "Iterable[Limit]", affinity: int, environ: "M
         visible=config.visible,
         notes=config.notes,
     )
-
-
-def _local_ranks(environ: "Mapping[str, str]") -> int:
-    """How many ranks of an MPI, Slurm or torchrun job share this container's quota; 1 without a job."""
-    if not any([name in environ for name in LOCAL_RANKS]):
-        return 1
-    from ._rare import local_ranks
-
-    return local_ranks(environ)
 
 
 def apply(decision: Decision) -> None:
@@ -398,24 +386,24 @@ def run() -> Decision:
     notes say what, and the environment is as it was.
     """
     global _decision
-    if _decision is None:
+    if _decision is not None:
+        return _decision
+    rule, notes = "not-linux", []
+    if sys.platform == "linux":
         try:
-            _decision = _run()
+            config = read_config("/", os.environ, sys.argv)
+            cpus = os.sched_getaffinity(0)
+            decision = decide(config, find_limits("/", cpus), len(cpus), os.environ)
+            apply(decision)
+            _decision = decision
+            if config.problems or "BLASENV_DEBUG" in os.environ:
+                from ._rare import report
+
+                report(config, decision)
+            return decision
         except Exception as error:  # whatever it is, the interpreter must start
-            notes = [f"{type(error).__name__}: {error}"]
-            _decision = Decision(rule="error", threads=None, set={}, kept={}, stale=[], visible=False, notes=notes)
+            rule, notes = "error", [f"{type(error).__name__}: {error}"]
+    _decision = _decision or Decision(
+        rule=rule, threads=None, set={}, kept={}, stale=[], visible=False, notes=notes
+    )
     return _decision
-
-
-def _run() -> Decision:
-    if sys.platform != "linux":
-        return Decision(rule="not-linux", threads=None, set={}, kept={}, stale=[], visible=False, notes=[])
-    config = read_config("/", os.environ, sys.argv)
-    cpus = os.sched_getaffinity(0)
-    decision = decide(config, find_limits("/", cpus), len(cpus), os.environ)
-    apply(decision)
-    if config.problems or os.environ.get("BLASENV_DEBUG", "") not in ("", "0"):
-        from ._rare import report
-
-        report(config, decision)
-    return decision

@@ -236,6 +236,23 @@ def local_ranks(environ: "Mapping[str, str]") -> int:
     return 1
 
 
+def unescape(mounts: "list[tuple[bytes, bytes]]") -> "list[tuple[bytes, bytes]]":
+    """Mounts without the octal escapes of their paths (blank, tab, newline, backslash), less the broken ones."""
+    unescaped = [(_unescape(root), _unescape(point)) for root, point in mounts]
+    return [(root, point) for root, point in unescaped if root is not None and point is not None]
+
+
+def _unescape(field: bytes) -> "bytes | None":
+    """A mountinfo path without its octal escapes (blank, tab, newline, backslash), None if one is broken."""
+    first, *escaped = field.split(b"\\")
+    for part in escaped:
+        byte = {b"040": b" ", b"011": b"\t", b"012": b"\n", b"134": b"\\"}.get(part[:3])
+        if byte is None:
+            return None
+        first += byte + part[3:]
+    return first
+
+
 def find_cores(root: str, cpus: "set[int]") -> "Iterator[Limit]":
     """A limit of one thread per core, where ``cpus`` holds several hardware threads of a core.
 
