@@ -376,18 +376,18 @@ def apply(decision: Decision) -> None:
         raise
 
 
-_decision: "Decision | None" = None
-
-
 def run() -> Decision:
     """Decide for this process and change its environment, once; later calls return the same.
 
     Never raises an Exception: when something unforeseen happens, the rule is "error", the
-    notes say what, and the environment is as it was.
+    notes say what, and the environment is as it was. The Decision is kept in ``sys``, where
+    another copy of blasenv in this process (a hook in a venv, a sitecustomize below) finds it.
     """
-    global _decision
-    if _decision is not None:
-        return _decision
+    here = vars(sys)
+    done: Decision
+    if "_blasenv" in here:
+        done = here["_blasenv"]
+        return done
     rule, notes = "not-linux", []
     if sys.platform == "linux":
         try:
@@ -395,7 +395,8 @@ def run() -> Decision:
             cpus = os.sched_getaffinity(0)
             decision = decide(config, find_limits("/", cpus), len(cpus), os.environ)
             apply(decision)
-            _decision = decision
+            decision.by = __file__
+            here["_blasenv"] = decision
             if config.problems or "BLASENV_DEBUG" in os.environ:
                 from ._rare import report
 
@@ -403,7 +404,7 @@ def run() -> Decision:
             return decision
         except Exception as error:  # whatever it is, the interpreter must start
             rule, notes = "error", [f"{type(error).__name__}: {error}"]
-    _decision = _decision or Decision(
-        rule=rule, threads=None, set={}, kept={}, stale=[], visible=False, notes=notes
-    )
-    return _decision
+    decision = Decision(rule=rule, threads=None, set={}, kept={}, stale=[], visible=False, notes=notes)
+    decision.by = __file__
+    done = here.setdefault("_blasenv", decision)  # there already, if only the report failed
+    return done

@@ -102,3 +102,5 @@ class Decision:
         """Whether ``set`` goes into os.environ, too."""
         self.notes = notes
         """What a person should know about how this came about."""
+        self.by = ""
+        """The file of the blasenv that acted on it in this process."""

@@ -65,5 +65,5 @@ def observe(root: str = "/", affinity: int | None = None, program: str | None = 
         config=config,
         limits=limits,
         decision=decision,
-        hook=blasenv._decision,
+        hook=vars(sys).get("_blasenv"),
     )
