@@ -51,7 +51,7 @@ def _parse_value(text: str) -> "tuple[object, str]":
         return word == "true", text[len(word) :]
     if word.isascii() and word.isdigit() and len(word) < 10 and (word[0] != "0" or word == "0"):
         return int(word), text[len(word) :]
-    raise ValueError(f"{word!r} is not a whole number, a quoted string, true, false or a list of strings")
+    raise ValueError(f"{word[:40]!r} is not a whole number, a quoted string, true, false or a list of strings")
 
 
 def _complaint(key: str, value: object) -> str:
@@ -68,7 +68,7 @@ def _complaint(key: str, value: object) -> str:
         if isinstance(value, list) and value and all(is_thread_variable(name) for name in value):
             return ""
         return 'variables is a list of names that end in _THREADS, such as ["OMP_NUM_THREADS"]'
-    return f"unknown key {key!r}; known are mode, threads, rounding, variables, visible, override and [programs]"
+    return f"unknown key {key[:40]!r}; known are mode, threads, rounding, variables, visible, override and [programs]"
 
 
 def _program_complaint(key: str, value: object) -> str:
@@ -133,7 +133,7 @@ def parse_config(contents: bytes) -> "tuple[dict[str, object], list[tuple[int, s
                 lines[f"programs.{key}" if table is programs else key] = number
             rest = rest.lstrip(" \t")
             if rest and rest[0] != "#":
-                raise ValueError(f"unexpected {rest!r} after the value")
+                raise ValueError(f"unexpected {rest[:40]!r} after the value")
         except UnicodeDecodeError:
             problems.append((number, "not UTF-8"))
         except ValueError as error:
