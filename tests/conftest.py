@@ -115,9 +115,10 @@ class Venv:
         return self.directory / "lib" / f"python{self.version}" / "site-packages"
 
     def files(self) -> set[str]:
-        """Every file in it, by its path from the top, but for byte code that Python itself made."""
+        """Every file in it, by its path from the top, but for byte code that Python itself made, and uv's lock."""
         paths = (path for path in self.directory.rglob("*") if path.is_file() or path.is_symlink())
-        return {str(path.relative_to(self.directory)) for path in paths if "__pycache__" not in path.parts}
+        names = {str(path.relative_to(self.directory)) for path in paths if "__pycache__" not in path.parts}
+        return names - {".lock"}
 
     def install(self, *what: str | Path, uv: bool = True) -> None:
         """Install with uv, or with this environment's own pip."""
@@ -155,11 +156,17 @@ def copy_checkout(target: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The package's sources, apart from the checkout."""
+    return copy_checkout(tmp_path_factory.mktemp("source") / "blasenv")
+
+
+@pytest.fixture(scope="session")
+def wheel(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """blasenv's wheel, built from this checkout."""
     base = tmp_path_factory.mktemp("wheel")
-    source = copy_checkout(base / "source")
-    run([sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", base, source])
+    copy = shutil.copytree(source, base / "source")
+    run([sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", base, copy])
     (built,) = base.glob("*.whl")
     return built
 
