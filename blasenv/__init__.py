@@ -308,7 +308,9 @@ def decide(config: Config, limits: "Iterable[Limit]", affinity: int, environ: "M
     # A variable that equals its receipt is a parent's decision, not the user's.
     pairs = [item.partition("=") for item in environ.get(RECEIPT, "").split()]
     stale = [name for name, _, value in pairs if environ.get(name) == value and is_thread_variable(name)]
-    kept = {name: environ[name] for name in ("OMP_NUM_THREADS", *config.variables) if name in environ and name not in stale}
+    kept = {
+        name: environ[name] for name in ("OMP_NUM_THREADS", *config.variables) if name in environ and name not in stale
+    }
     threads = None
     if config.mode == "off":
         rule = "disabled"

@@ -121,7 +121,9 @@ def parse_config(contents: bytes) -> "tuple[dict[str, object], list[tuple[int, s
                     key, equals, rest = line.partition("=")
                     key, rest = key.rstrip(" \t"), equals + rest
                     if not (key.isascii() and key.replace("_", "").replace("-", "").isalnum()):
-                        raise ValueError('expected key = value; a key with other signs than A-Z a-z 0-9 _ - goes in "quotes"')
+                        raise ValueError(
+                            'expected key = value; a key with other signs than A-Z a-z 0-9 _ - goes in "quotes"'
+                        )
                 rest = rest.lstrip(" \t")
                 if rest[:1] != "=":
                     raise ValueError("expected key = value")
