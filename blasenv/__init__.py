@@ -386,27 +386,26 @@ def run() -> Decision:
     another copy of blasenv in this process (a hook in a venv, a sitecustomize below) finds it.
     """
     here = vars(sys)
-    done: Decision
-    if "_blasenv" in here:
-        done = here["_blasenv"]
-        return done
-    rule, notes = "not-linux", []
-    if sys.platform == "linux":
+    if "_blasenv" not in here:
+        rule, notes = "not-linux", []
         try:
-            config = read_config("/", os.environ, sys.argv)
-            cpus = os.sched_getaffinity(0)
-            decision = decide(config, find_limits("/", cpus), len(cpus), os.environ)
-            apply(decision)
-            decision.by = __file__
-            here["_blasenv"] = decision
-            if config.problems or "BLASENV_DEBUG" in os.environ:
-                from ._rare import report
+            if sys.platform == "linux":
+                config = read_config("/", os.environ, sys.argv)
+                cpus = os.sched_getaffinity(0)
+                decision = decide(config, find_limits("/", cpus), len(cpus), os.environ)
+                apply(decision)
+                here["_blasenv"] = decision
+                decision.by = __file__
+                if config.problems or "BLASENV_DEBUG" in os.environ:
+                    from ._rare import report
 
-                report(config, decision)
-            return decision
+                    report(config, decision)
         except Exception as error:  # whatever it is, the interpreter must start
             rule, notes = "error", [f"{type(error).__name__}: {error}"]
-    decision = Decision(rule=rule, threads=None, set={}, kept={}, stale=[], visible=False, notes=notes)
-    decision.by = __file__
-    done = here.setdefault("_blasenv", decision)  # there already, if only the report failed
+        if "_blasenv" not in here:
+            here["_blasenv"] = decision = Decision(
+                rule=rule, threads=None, set={}, kept={}, stale=[], visible=False, notes=notes
+            )
+            decision.by = __file__
+    done: Decision = here["_blasenv"]
     return done

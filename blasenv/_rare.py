@@ -102,7 +102,7 @@ def parse_config(contents: bytes) -> "tuple[dict[str, object], list[tuple[int, s
     table: dict[str, object] = settings
     for number, raw in enumerate(contents.replace(b"\r\n", b"\n").split(b"\n"), 1):
         try:
-            if any(byte < 32 and byte != 9 or byte == 127 for byte in raw):
+            if any((byte < 32 and byte != 9) or byte == 127 for byte in raw):
                 raise ValueError("a control character")
             line = raw.decode().strip(" \t")
             if not line or line[0] == "#":
