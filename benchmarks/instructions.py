@@ -1,0 +1,77 @@
+#!/usr/bin/env python3
+"""What the hook adds to a start, in instructions: exact, whatever else the machine is doing.
+
+    benchmarks/instructions.py PYTHON...
+
+For each CPython, in a fresh venv, callgrind counts the instructions of ``python -c pass`` with no
+hook, with a ``.pth`` line that does nothing, and with blasenv in the cases of `CASES`. Prints a
+Markdown table; needs valgrind. Run it inside a CPU limit, such as ``blasenv limit --cpus 1 --``.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+CONFIG = 'mode = "auto"\nrounding = "floor"\n[programs]\ngunicorn = "single"\n'
+
+
+def count(python: Path, **environ: str) -> int:
+    """Instructions of a start, byte code of everything present."""
+    clean = {"PATH": os.environ["PATH"], "PYTHONHASHSEED": "0", **environ}
+    subprocess.run([python, "-c", "pass"], env=clean, check=True)
+    command = ["valgrind", "--tool=callgrind", "--callgrind-out-file=/dev/null", python, "-c", "pass"]
+    result = subprocess.run(command, env=clean, check=True, capture_output=True, text=True)
+    return int(re.findall(r"Collected : (\d+)", result.stderr)[0])
+
+
+def measure(python: str, directory: Path) -> list[tuple[str, int]]:
+    """(case, instructions) for one CPython."""
+    subprocess.run([python, "-m", "venv", "--without-pip", directory], check=True)
+    inside = directory / "bin" / "python"
+    (packages,) = directory.glob("lib/python3.*/site-packages")
+    config = directory / "blasenv.toml"
+    config.write_text(CONFIG)
+    rows = [("bare start", count(inside))]
+    hook = packages / "a0_blasenv.pth"
+    hook.write_text("import os\n")
+    rows.append(("a .pth line that does nothing", count(inside)))
+    shutil.copytree(ROOT / "blasenv", packages / "blasenv", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "blasenv" / hook.name, hook)
+    rows.append(("blasenv", count(inside)))
+    rows.append(("blasenv, a child of one", count(inside, OMP_NUM_THREADS="1", BLASENV_SET="OMP_NUM_THREADS=1")))
+    rows.append(("blasenv, the user set OMP_NUM_THREADS", count(inside, OMP_NUM_THREADS="1")))
+    rows.append(("blasenv, with a configuration file", count(inside, BLASENV_CONFIG=str(config))))
+    rows.append(("blasenv, BLASENV_DISABLE=1", count(inside, BLASENV_DISABLE="1")))
+    shutil.rmtree(packages / "blasenv" / "__pycache__")
+    rows.append(("blasenv, without byte code", count(inside, PYTHONDONTWRITEBYTECODE="1")))
+    return rows
+
+
+def main() -> int:
+    if len(sys.argv) < 2 or not shutil.which("valgrind"):
+        print("usage: instructions.py PYTHON...  (needs valgrind)", file=sys.stderr)
+        return 2
+    for python in sys.argv[1:]:
+        version = subprocess.run([python, "-V"], check=True, capture_output=True, text=True).stdout.strip()
+        with tempfile.TemporaryDirectory() as directory:
+            rows = measure(python, Path(directory, "venv"))
+        bare, nothing = rows[0][1], rows[1][1]
+        print(f"| {version} | million instructions | over a do-nothing .pth line | share of a bare start |")
+        print("|---|---|---|---|")
+        for case, instructions in rows:
+            over = f"{(instructions - nothing) / 1e6:+.2f}" if case.startswith("blasenv") else ""
+            share = f"{(instructions - nothing) / bare:.1%}" if over else ""
+            print(f"| {case} | {instructions / 1e6:.2f} | {over} | {share} |")
+        print(flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
