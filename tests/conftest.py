@@ -7,19 +7,18 @@ skip whose reason is not in `ALLOWED_SKIPS` is a failure.
 from __future__ import annotations
 
 import contextlib
-import itertools
 import json
 import os
 import re
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import cgroup
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -33,7 +32,6 @@ ELSEWHERE = ("3.14", "3.15")  # docker-tests bring these along; tried here only 
 ALLOWED_SKIPS = (
     r"no CPython 3\.\d+ on this machine",  # docker-tests cover the versions that a CI machine lacks
     r"no libpython of CPython 3\.\d+ to link with",  # distributions ship it apart from the interpreter
-    r"this machine has no cgroup v[12] with the CPU controller",  # a machine has one or the other
 )
 
 
@@ -234,78 +232,23 @@ def one_bare_venv(bare_venv_of: Callable[[str], Venv], one_venv: Venv) -> Venv:
     return bare_venv_of(one_venv.version)
 
 
-@dataclass(frozen=True)
-class Cgroup:
-    """A control group of ours."""
-
-    directory: Path
-
-    @property
-    def outside(self) -> Path:
-        """The group that ours was made in."""
-        return self.directory.parent
+class Cgroup(cgroup.Cgroup):
+    """A control group to run commands in."""
 
     def run(self, command: Sequence[str | Path], **options: Any) -> subprocess.CompletedProcess[str]:
         """`run` a command inside."""
         return run(self.enter(command), **options)
 
-    def enter(self, command: Sequence[str | Path]) -> list[str]:
-        """A command that enters the group and becomes ``command``."""
-        script = 'echo $$ > "$0" && exec "$@"'
-        return ["/bin/sh", "-c", script, str(self.directory / "cgroup.procs"), *map(str, command)]
-
-
-def _cpu_mount() -> tuple[int, Path]:
-    """The cgroup version and mount point of the CPU controller. Skips where there is none."""
-    unified = None
-    for line in Path("/proc/mounts").read_text(encoding="utf-8").splitlines():
-        _, point, kind, options = line.split()[:4]
-        if kind == "cgroup" and "cpu" in options.split(","):
-            return 1, Path(point)
-        if kind == "cgroup2" and "cpu" in Path(point, "cgroup.controllers").read_text(encoding="utf-8").split():
-            unified = Path(point)
-    if unified is None:
-        pytest.skip("this machine has no cgroup with the CPU controller")
-    return 2, unified
-
-
-_numbers = itertools.count()
-
 
 @contextlib.contextmanager
 def make_cgroup(cpus: float) -> Iterator[Cgroup]:
     """A real control group with a limit of ``cpus``. Skips where none can be made."""
-    version, mount = _cpu_mount()
-    directory = mount / f"blasenv-test-{os.getpid()}-{next(_numbers)}"
-    quota = round(cpus * 100_000)
-    try:
-        if version == 2 and "cpu" not in (mount / "cgroup.subtree_control").read_text(encoding="utf-8").split():
-            (mount / "cgroup.subtree_control").write_text("+cpu")
-        directory.mkdir()
-    except OSError as error:
-        pytest.skip(f"cannot make a cgroup at {mount}: {error.strerror}")
-    try:
-        if version == 1:
-            (directory / "cpu.cfs_period_us").write_text("100000")
-            (directory / "cpu.cfs_quota_us").write_text(str(quota))
-        else:
-            (directory / "cpu.max").write_text(f"{quota} 100000")
-        yield Cgroup(directory)
-    finally:
-        _remove(directory)
-
-
-def _remove(directory: Path) -> None:
-    """Remove a group of ours; what a test left in it goes first."""
-    for _ in range(50):
-        for pid in (directory / "cgroup.procs").read_text(encoding="utf-8").split():
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(int(pid), 9)
-        with contextlib.suppress(OSError):  # busy, while its processes end
-            directory.rmdir()
-            return
-        time.sleep(0.1)
-    raise RuntimeError(f"cannot remove {directory}")
+    with contextlib.ExitStack() as stack:
+        try:
+            group = stack.enter_context(cgroup.make_cgroup(cpus))
+        except cgroup.NoCgroupError as error:
+            pytest.skip(str(error))
+        yield Cgroup(group.directory)
 
 
 @pytest.fixture
