@@ -11,16 +11,19 @@ import importlib.util
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from . import __version__
 from .text import Failure
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 # Module MODULE has NAME_arguments(parser) and NAME_command(args) -> exit status. It is imported
 # only when its command is the one that runs.
 COMMANDS = (
     ("status", "blasenv.status", "what this interpreter got, and from where"),
-    ("explain", "blasenv.status", "every step and file behind the decision"),
+    ("explain", "blasenv.explain", "every step and file behind the decision"),
     ("doctor", "blasenv.doctor", "check the installation, or a process that runs now"),
     ("scan", "blasenv.interpreters", "the Python interpreters of this image, covered or not"),
     ("run", "blasenv.runner", "run a command with the decided thread count in its environment"),

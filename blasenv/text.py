@@ -8,7 +8,10 @@ import re
 import shutil
 import sys
 import textwrap
-from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
 
 _STYLES = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33"}
 _ESCAPE = re.compile(r"\x1b\[[0-9;]*m")
@@ -78,6 +81,11 @@ def table(headers: Sequence[str], rows: Iterable[Sequence[object]], indent: str 
             padded = [cell + " " * (width - _width(cell)) for cell, width in zip(parts, widths)]
             out.append((indent + "  ".join([*padded, text])).rstrip())
     return "\n".join(out)
+
+
+def count(number: int, noun: str) -> str:
+    """``1 thread``, ``2 threads``."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def printable(text: str) -> str:
