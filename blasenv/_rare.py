@@ -148,11 +148,11 @@ def parse_config(contents: bytes) -> "tuple[dict[str, object], list[tuple[int, s
 def parse_cpu_list(contents: bytes) -> "set[int]":
     """The CPU numbers in a kernel list such as ``0-1,24`` (cpuset(7), List format), empty if malformed."""
     cpus: set[int] = set()
-    for part in contents.strip().split(b","):
+    for part in contents[:4096].strip().split(b","):
         first, dash, last = part.partition(b"-")
-        if not first.isdigit() or len(part) > 11 or (dash and not last.isdigit()):
+        if not first.isdigit() or len(part) > 9 or (dash and not last.isdigit()):
             return set()
-        cpus.update(range(int(first), int(last or first) + 1))
+        cpus.update(range(int(first), min(int(last or first), MAX_THREADS) + 1))
     return cpus
 
 
