@@ -169,10 +169,11 @@ def native_environ() -> dict[str, str]:
     return {name: os.fsdecode(value) for name, value in values.items() if value is not None}
 
 
-def look_arguments(parser: argparse.ArgumentParser, program: bool = False) -> None:
+def look_arguments(parser: argparse.ArgumentParser, *, affinity: bool = True, program: bool = False) -> None:
     """The options of a command that looks: what to pretend."""
     parser.add_argument("--root", default="/", metavar="DIR", type=_directory, help="read the files below DIR, not /")
-    parser.add_argument("--affinity", metavar="N", type=thread_count, help="pretend that N CPUs are visible")
+    if affinity:
+        parser.add_argument("--affinity", metavar="N", type=thread_count, help="pretend that N CPUs are visible")
     if program:
         parser.add_argument("--program", metavar="NAME", help="pretend to be this script or module, for [programs]")
 
