@@ -12,10 +12,10 @@ from __future__ import annotations
 
 import sys
 import tempfile
-import tomllib
 from pathlib import Path
 
 import atheris
+import tomllib
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
