@@ -17,7 +17,7 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import blasenv
 from blasenv import _rare
@@ -176,7 +176,7 @@ def _try_systemd(args: argparse.Namespace) -> None:
     again += ["--cpuset", args.cpuset] if args.cpuset else []
     again += ["--quiet"] if args.quiet else []
     scope = ["systemd-run", *user, "--scope", "--quiet", "--collect", "-p", f"CPUQuota={args.cpus * 100:g}%"]
-    os.execvp("systemd-run", [*scope, "--", *again, "--", *args.cmd])
+    os.execvp("systemd-run", [*scope, "--", *again, "--", *args.cmd])  # noqa: S606, no shell is the point
 
 
 def _docker(args: argparse.Namespace) -> str:
@@ -213,7 +213,7 @@ def _keep(level: Level, read_end: int, write_end: int) -> None:
         os._exit(0)
 
 
-def _supervise(command: Sequence[str], cgroup: str | None, cpus: set[int] | None) -> int:
+def _supervise(command: list[str], cgroup: str | None, cpus: set[int] | None) -> int:
     """Run ``command`` in ``cgroup`` and return its wait status; signals sent to us are passed on to it."""
     watched = {*_FORWARDED, signal.SIGCHLD}
     before = signal.pthread_sigmask(signal.SIG_BLOCK, watched)
@@ -233,7 +233,7 @@ def _supervise(command: Sequence[str], cgroup: str | None, cpus: set[int] | None
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _become(command: Sequence[str], cgroup: str | None, cpus: set[int] | None, mask: set[int]) -> None:
+def _become(command: list[str], cgroup: str | None, cpus: set[int] | None, mask: set[int]) -> None:
     """Enter the cgroup and exec. Never returns; 126 and 127 mean what they mean in a shell."""
     status = 126
     try:
@@ -244,7 +244,7 @@ def _become(command: Sequence[str], cgroup: str | None, cpus: set[int] | None, m
         for ignored in (signal.SIGPIPE, signal.SIGXFSZ):  # Python ignores them; its children should not
             signal.signal(ignored, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        os.execvp(command[0], command)
+        os.execvp(command[0], command)  # noqa: S606, no shell is the point
     except FileNotFoundError:
         status = 127
         print(f"blasenv: {command[0]}: command not found", file=sys.stderr)
