@@ -84,7 +84,7 @@ def mounts(mountinfo: bytes, version: int) -> Iterator[tuple[PurePosixPath, Pure
         root, point = unescape(line["root"]), unescape(line["point"])
         later = {unescape(match["point"]) for match in lines[number + 1 :]}
         # The root directory itself is left out: what is mounted over it covers nothing that we hold on to.
-        if root and point and not later & {point, *point.parents[:-1]}:
+        if root and point and not later & {point, *list(point.parents)[:-1]}:
             yield root, point
 
 

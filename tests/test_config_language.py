@@ -274,7 +274,7 @@ def mutated(draw: st.DrawFn) -> str:
     return text[:start] + piece * draw(st.integers(0, 2)) + text[end:]
 
 
-@settings(max_examples=1500, deadline=None)
+@settings(max_examples=1000, deadline=None)
 @given(text=st.one_of(TEXTS, mutated(), st.text(max_size=40)))
 @example(text="mode = 'off'\r\n")
 @example(text="\ufeffmode = 'off'")

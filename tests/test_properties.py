@@ -30,7 +30,7 @@ PIECES = st.one_of(st.sampled_from(LINES), st.sampled_from(WORDS), st.sampled_fr
 BYTES = st.one_of(st.binary(max_size=100), st.lists(PIECES, max_size=20).map(b"".join))
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(one=BYTES, other=BYTES, third=BYTES)
 def test_parsers_never_raise(one: bytes, other: bytes, third: bytes) -> None:
     group = blasenv.parse_cgroup(one)
@@ -55,7 +55,7 @@ def scratch() -> Iterator[Path]:
         yield Path(directory)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(cgroup=BYTES, mountinfo=BYTES, limit=BYTES, period=BYTES, toml=BYTES, siblings=st.binary(max_size=5))
 def test_no_tree_raises(
     scratch: Path, cgroup: bytes, mountinfo: bytes, limit: bytes, period: bytes, toml: bytes, siblings: bytes

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import ast
-import sys
+import importlib.util
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +18,7 @@ SOURCES = {
     ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__"): path
     for path in sorted(PACKAGE.rglob("*.py"))
 }
+STDLIB = Path(os.__file__).parent.parts
 START_UP = {"blasenv", "blasenv._rare"}
 
 
@@ -98,8 +100,13 @@ def test_nobody_imports_the_command_line(module: str) -> None:
     assert module == "blasenv.__main__" or "blasenv.cli" not in imports(module)
 
 
-@pytest.mark.skipif(sys.version_info < (3, 10), reason="sys.stdlib_module_names is new in Python 3.10")
+NEWER = {"tomllib"}  # in the standard library since Python 3.11; what is older does without
+
+
 @pytest.mark.parametrize("module", sorted(SOURCES))
 def test_nothing_but_the_standard_library(module: str) -> None:
-    outside = {name.partition(".")[0] for name in imports(module)} - {"blasenv"} - sys.stdlib_module_names
-    assert not outside
+    for name in {name.partition(".")[0] for name in imports(module)} - {"blasenv"} - NEWER:
+        spec = importlib.util.find_spec(name)
+        assert spec, name
+        assert spec.origin in ("built-in", "frozen") or Path(spec.origin or "").parts[: len(STDLIB)] == STDLIB, name
+        assert "-packages" not in (spec.origin or ""), name

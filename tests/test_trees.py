@@ -145,7 +145,7 @@ def scratch() -> Iterator[Path]:
         yield Path(directory)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(files=generated(), affinity=st.integers(1, 64))
 def test_generated_trees_read_the_same_to_the_reference(scratch: Path, files: dict[str, str], affinity: int) -> None:
     shutil.rmtree(scratch / "1", ignore_errors=True)
