@@ -45,11 +45,12 @@ def _available(module: str) -> bool:
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="blasenv",
+        usage="blasenv [-h] [--version] COMMAND ...",
         description="Thread counts for BLAS and OpenMP that fit the container's CPU limit.",
         epilog="blasenv COMMAND --help says more. Start with: blasenv status",
     )
     parser.add_argument("--version", action="version", version=f"blasenv {__version__}")
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, title="commands")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND ...", required=True, title="commands")
     # The first word that is no option is the command; only its module is imported.
     chosen = next((word for word in argv if not word.startswith("-")), None)
     before, cmd = list(argv), []
@@ -83,6 +84,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         # The reader has seen enough. What is still buffered must not fail again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:
+        if sys.stdout is None or error.filename is not None:
+            raise  # not the result's fault
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        print(f"blasenv: stdout cannot be written: {error.strerror}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         # Die of the signal, so that a shell script around us stops, too.

@@ -92,7 +92,7 @@ def reason(decision: Decision, config: Config, limits: Sequence[Limit], affinity
     quota = quota_cpus(limits)
     if rule == "quota" and quota is not None and decision.threads:
         parts = []
-        shared = f", shared by {ranks} ranks" if ranks > 1 else ""
+        shared = f", shared by {ranks} ranks," if ranks > 1 else ""
         if quota < affinity:
             parts.append(f"the CPU limit of {number(quota)}{shared} is below the {affinity} CPUs this process can see")
         smallest = least(limits)

@@ -11,6 +11,7 @@ import blasenv
 from . import report
 from .observe import native_environ
 from .text import count, printable
+from .throttling import parse_cpu_stat
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -119,10 +120,8 @@ class View:
             directory, name = os.path.split(limit.path)
             if name in ("cpu.max", "cpu.cfs_quota_us"):
                 path = f"{self.seen.root.rstrip('/')}{directory}/cpu.stat"
-                contents, _ = blasenv._read(path, blasenv.MAX_FILE)
-                fields = [line.split() for line in contents.splitlines()]
-                periods = [field[1] for field in fields if field[:1] == [b"nr_throttled"] and len(field) == 2]
-                found.append((f"{directory}/cpu.stat", (blasenv.parse_microseconds(periods[0]) or 0) if periods else 0))
+                counted = parse_cpu_stat(blasenv._read(path, blasenv.MAX_FILE)[0])
+                found.append((f"{directory}/cpu.stat", counted.throttled if counted else 0))
         return found
 
 
