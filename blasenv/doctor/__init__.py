@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import os
+import subprocess
+from collections.abc import Callable
+from dataclasses import asdict
 
-from blasenv.text import Failure, paragraph, print_json
+from blasenv import __version__
+from blasenv.text import Failure, paint, paragraph, print_json, table
 
-from . import process, verdict
+from . import effect, installation, process, verdict
+from .checks import CHECKS, Result, summary
 
 SCHEMA = 1
+# The checks register themselves as their modules are imported, in the order they are shown.
+ROOMS = (installation, effect)
+_STYLES = {"ok": "green", "skipped": "dim", "warning": "yellow", "problem": "red"}
 
 
 def doctor_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,7 +45,56 @@ def doctor_command(args: argparse.Namespace) -> int:
         return _look_at_all(args)
     if pids:
         return _look_at(pids, args)
-    return 0
+    if args.list:
+        print(table(("CHECK", "WHAT IT ASKS"), [(name, summary(function)) for name, function in CHECKS.items()]))
+        return 0
+    return _check(names, args)
+
+
+def _check(names: list[str], args: argparse.Namespace) -> int:
+    """Run the checks of these names, all of them without names."""
+    for name in names:
+        if name not in CHECKS:
+            near = difflib.get_close_matches(name, CHECKS, 1)
+            meant = f"; did you mean {near[0]}?" if near else ""
+            raise Failure(f"there is no check {name!r}{meant} See: blasenv doctor --list", 2)
+    results = {name: _run(function) for name, function in CHECKS.items() if name in names or not names}
+    bad = [name for name, result in results.items() if result.state == "problem"]
+    bad += [name for name, result in results.items() if result.state == "warning" and args.strict]
+    if args.json:
+        listed = [{"name": name, **asdict(result)} for name, result in results.items()]
+        print_json({"schema": SCHEMA, "version": __version__, "strict": args.strict, "fine": not bad, "checks": listed})
+        return int(bool(bad))
+    rows = []
+    for name, result in results.items():
+        rows.append((name, paint(_STYLES[result.state], result.state), result.value))
+        if result.advice:
+            rows.append(("", "", f"→ {result.advice}"))
+    print(table(("CHECK", "STATE", "FOUND"), rows))
+    print()
+    print(paragraph(_closing(results, bad)))
+    return int(bool(bad))
+
+
+def _run(function: Callable[[], Result]) -> Result:
+    """One check; one that breaks is a finding, and the others still run."""
+    try:
+        return function()
+    except (OSError, ValueError, subprocess.SubprocessError) as error:
+        return Result("problem", f"the check itself failed: {type(error).__name__}: {error}", "Please report it.")
+
+
+def _closing(results: dict[str, Result], bad: list[str]) -> str:
+    """One calm sentence."""
+    warnings = [name for name, result in results.items() if result.state == "warning" and name not in bad]
+    if bad:
+        which = ", ".join(bad)
+        return (
+            f"{len(bad)} thing{'s' if len(bad) > 1 else ''} to look after: {which}. What to do stands behind the arrow."
+        )
+    if warnings:
+        return f"It works. Worth a look when there is time: {', '.join(warnings)}."
+    return "All is well."
 
 
 def _look_at(pids: list[int], args: argparse.Namespace) -> int:
