@@ -180,7 +180,8 @@ def plan_install(stdlib: str, interpreter: str) -> list[Step]:
         new.pycache = os.path.isdir(f"{stdlib}/__pycache__")
     if hides:
         new.aside = "diverted" if _owned_by_dpkg(site) else "moved"
-        new.saved = _pycs(stdlib)
+        if not (old and old.aside):  # else it is a half-done install or uninstall that saved them
+            new.saved = [name for name in _pycs(stdlib) if not name.startswith(ASIDE[:-3])]
     for name, code in files.items():
         was = present[name]
         hashes = [digest(code)]
@@ -193,8 +194,9 @@ def plan_install(stdlib: str, interpreter: str) -> list[Step]:
     if stale or old is None or old.version != new.version:
         steps.append(Step(f"make {stdlib}/{STARTUP}", partial(os.makedirs, f"{stdlib}/{SAVED}", exist_ok=True)))
         for name in new.saved if hides else ():
-            pyc = f"{stdlib}/__pycache__/{name}"
-            steps.append(Step(f"save {pyc}", partial(_keep, pyc, f"{stdlib}/{SAVED}/{name}")))
+            pyc, copy = f"{stdlib}/__pycache__/{name}", f"{stdlib}/{SAVED}/{name}"
+            if old is None or not os.path.exists(copy):
+                steps.append(Step(f"save {pyc}", partial(_keep, pyc, copy)))
         steps.append(Step(f"write {manifest}", partial(write_file, manifest, new.dump())))
     if hides:
         if new.aside == "diverted":

@@ -1,0 +1,85 @@
+"""Whole Python installations to work on, made in a moment: a copied executable, a library of symlinks."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from conftest import PYTHONS, ROOT, Venv, run
+
+from blasenv.placed import STARTUP
+
+PACKAGE = ROOT / "blasenv"
+TEMPLATE = ROOT / "sitecustomize_template" / "sitecustomize.py"
+
+
+@dataclass(frozen=True)
+class Prefix:
+    """A Python installation of our own."""
+
+    directory: Path
+    version: str
+
+    @property
+    def python(self) -> Path:
+        return self.directory / "bin" / f"python{self.version}"
+
+    @property
+    def stdlib(self) -> Path:
+        return self.directory / "lib" / f"python{self.version}"
+
+    def venv(self, directory: Path, *options: str) -> Venv:
+        """A venv made from it."""
+        run([self.python, "-m", "venv", "--without-pip", *options, directory])
+        return Venv(directory, self.version)
+
+
+def make_prefix(directory: Path, version: str) -> Prefix:
+    """An installation that shares the files of the CPython ``version`` of this machine, and no directory."""
+    if version not in PYTHONS:
+        pytest.skip(f"no CPython {version} on this machine")
+    code = "import json, os, sys; print(json.dumps([os.path.realpath(sys.executable), os.path.dirname(os.__file__)]))"
+    executable, stdlib = map(Path, json.loads(run([PYTHONS[version], "-I", "-S", "-c", code]).stdout))
+    prefix = Prefix(directory.resolve(), version)
+    prefix.python.parent.mkdir(parents=True)
+    shutil.copy2(executable, prefix.python)
+    (prefix.stdlib / "site-packages").mkdir(parents=True)
+    for path in stdlib.iterdir():
+        if path.name not in ("__pycache__", "site-packages", "dist-packages", STARTUP) and "sitecust" not in path.name:
+            (prefix.stdlib / path.name).symlink_to(path)
+    for library in stdlib.parent.glob("libpython*.so*"):
+        (prefix.stdlib.parent / library.name).symlink_to(library)
+    return prefix
+
+
+def copy_by_hand(directory: Path) -> None:
+    """What docs/interpreters.md tells people to copy, into ``directory``."""
+    (directory / STARTUP).mkdir()
+    for name in ("__init__.py", "_rare.py"):
+        shutil.copy(PACKAGE / name, directory / STARTUP)
+    shutil.copy(TEMPLATE, directory)
+
+
+def copy_hook(site_packages: Path) -> None:
+    """What pip puts into a site-packages directory."""
+    shutil.copytree(PACKAGE, site_packages / "blasenv", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(PACKAGE / "a0_blasenv.pth", site_packages)
+
+
+def snapshot(directory: Path) -> dict[str, tuple[object, ...]]:
+    """Each path below ``directory`` with its mode, owner, and contents or link; times but for directories'."""
+    found: dict[str, tuple[object, ...]] = {}
+    for path in sorted(directory.rglob("*")):
+        info = path.lstat()
+        kind: tuple[object, ...] = (info.st_mode, info.st_uid, info.st_gid)
+        if stat.S_ISLNK(info.st_mode):
+            kind += (str(path.readlink()), info.st_mtime_ns)
+        elif stat.S_ISREG(info.st_mode):
+            kind += (hashlib.sha256(path.read_bytes()).hexdigest(), info.st_mtime_ns)
+        found[str(path.relative_to(directory))] = kind
+    return found
