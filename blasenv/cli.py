@@ -50,7 +50,9 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
         epilog="blasenv COMMAND --help says more. Start with: blasenv status",
     )
     parser.add_argument("--version", action="version", version=f"blasenv {__version__}")
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND ...", required=True, title="commands")
+    commands = parser.add_subparsers(
+        prog="blasenv", dest="command", metavar="COMMAND ...", required=True, title="commands"
+    )
     # The first word that is no option is the command; only its module is imported.
     chosen = next((word for word in argv if not word.startswith("-")), None)
     before, cmd = list(argv), []
