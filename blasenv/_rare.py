@@ -108,8 +108,8 @@ def parse_config(contents: bytes) -> "tuple[dict[str, object], list[tuple[int, s
             if not line or line[0] == "#":
                 continue
             if line[0] == "[":
-                name, _, rest = line[1:].partition("]")
-                if name.strip(" \t") != "programs" or "programs" in settings:
+                name, bracket, rest = line[1:].partition("]")
+                if not bracket or name.strip(" \t") != "programs" or "programs" in settings:
                     table = {}  # its keys are nobody's
                     raise ValueError("the one table is [programs], once")
                 settings["programs"] = table = programs

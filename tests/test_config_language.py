@@ -137,6 +137,7 @@ PROGRAM = 'is "auto", "single", "off", "share:N" or a whole number from 1 to 819
         (b"mode = {}", 1, f"'{{}}' {NO_VALUE}"),
         (b'mode = "off" now', 1, "unexpected 'now' after the value"),
         (b'mode = "off" "off"', 1, "unexpected '\"off\"' after the value"),
+        (b"[programs", 1, TABLE),  # found by tests/fuzz.py
         (b"[programs] x", 1, "unexpected 'x' after the value"),
         (b'variables = ["A_THREADS"', 1, COMMA),
         (b'variables = ["A_THREADS" "B_THREADS"]', 1, COMMA),
