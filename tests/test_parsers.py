@@ -101,6 +101,7 @@ def tmpfs(point: bytes) -> bytes:
         # (4) and (5) are escaped
         (mount(b"/a\\040b", b"/c\\011\\012\\134d"), 2, [(b"/a b", b"/c\t\n\\d")]),
         (mount(b"/a", b"/caf\xe9"), 2, [(b"/a", b"/caf\xe9")]),
+        (mount(b"/a\r", b"/c\x0b\x0c\rd"), 2, [(b"/a\r", b"/c\x0b\x0c\rd")]),
         (mount(b"/a\\04", b"/c") + V2, 2, [SHOWN]),
         (mount(b"/", b"/c\\") + V2, 2, [SHOWN]),
         (mount(b"/..", b"/c"), 2, [(b"/..", b"/c")]),
