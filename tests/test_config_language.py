@@ -155,6 +155,8 @@ PROGRAM = 'is "auto", "single", "off", "share:N" or a whole number from 1 to 819
         (b'["programs"]', 1, TABLE),
         (b"[programs.x]", 1, TABLE),
         (b"[]", 1, TABLE),
+        (b"[programs", 1, TABLE),
+        (b"[programs # x ]", 1, TABLE),
         (b"[programs]\n[programs]", 2, TABLE),
         (b"mode = 'off'\0", 1, "a control character"),
         (b"mode = 'o\x1bf'", 1, "a control character"),
@@ -255,7 +257,9 @@ LINES = st.one_of(
         BLANK, st.one_of(BARE, QUOTED), BLANK, st.just("="), BLANK, VALUES, BLANK, st.sampled_from(["", "# c", "#"])
     ),
     st.tuples(
-        BLANK, st.sampled_from(["[programs]", "[ programs ]", "[[programs]]", "['programs']", "[p]", "#", ""]), BLANK
+        BLANK,
+        st.sampled_from(["[programs]", "[ programs ]", "[programs", "[[programs]]", "['programs']", "[p]", "#", ""]),
+        BLANK,
     ),
 ).map("".join)
 TEXTS = st.tuples(st.lists(LINES, max_size=6), st.sampled_from(["\n", "\r\n", "\r", "\n\n"])).map(
