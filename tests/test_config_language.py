@@ -155,7 +155,6 @@ PROGRAM = 'is "auto", "single", "off", "share:N" or a whole number from 1 to 819
         (b'["programs"]', 1, TABLE),
         (b"[programs.x]", 1, TABLE),
         (b"[]", 1, TABLE),
-        (b"[programs", 1, TABLE),
         (b"[programs # x ]", 1, TABLE),
         (b"[programs]\n[programs]", 2, TABLE),
         (b"mode = 'off'\0", 1, "a control character"),
