@@ -7,9 +7,8 @@ import json
 import os
 import shutil
 import subprocess
-
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,16 +19,22 @@ from conftest import NEWEST_TESTED, PYTHONS, ROOT, Cgroup, Venv, clean_environ, 
 HERE = Path(__file__).resolve().parent
 PROGRAMS = HERE / "programs"
 KEPT = ROOT / ".cache" / "frameworks"  # git-ignored; an environment is made once
-# PyTorch's CPU wheels and all else here exist for 3.11; elsewhere the newest does.
+# Everything here has wheels for 3.11.
 VERSION = "3.11" if "3.11" in PYTHONS else next(name for name, path in PYTHONS.items() if path == NEWEST_TESTED)
+VISIBLE = len(os.sched_getaffinity(0))  # CPUs; OpenBLAS and joblib start no more than that
 
-Command = Sequence["str | Path"]
+# A limit that stands for one thread, and less slow to test with than one CPU.
+QUOTA = 1.5
+
+# The same command three times under the same limit: without blasenv; with it; and with it told to
+# take 7 threads, a number that no framework comes to by itself, so that it would stand out.
+WAYS: Mapping[str, Mapping[str, str]] = {"without": {}, "hooked": {}, "seven": {"BLASENV_THREADS": "7"}}
 
 
 class Workers(NamedTuple):
     """What the workers of one run saw."""
 
-    count: int
+    number: int
     native: list[str | None]
     """OMP_NUM_THREADS as C code reads it: the different values."""
     threads: list[int | None]
@@ -37,14 +42,26 @@ class Workers(NamedTuple):
 
 
 class Runs(NamedTuple):
-    """The workers of the same command, run three times under the same limit."""
+    """The workers of the same command in each of the three `WAYS`."""
 
     without: Workers
-    """without blasenv"""
     hooked: Workers
-    """with blasenv, which decides by the limit"""
     seven: Workers
-    """with blasenv told to take 7 threads, a number that no framework here gives by itself"""
+
+
+def undivided(number: int) -> Runs:
+    """Nobody gives the workers a number: without blasenv they start a thread for each CPU, with it what it says."""
+    return Runs(
+        without=Workers(number, [None], [VISIBLE]),
+        hooked=Workers(number, ["1"], [1]),
+        seven=Workers(number, ["7"], [min(7, VISIBLE)]),
+    )
+
+
+def divided(number: int, threads: int) -> Runs:
+    """The workers have what their framework gives them, whatever blasenv says."""
+    workers = Workers(number, [str(threads)], [min(threads, VISIBLE)])
+    return Runs(workers, workers, workers)
 
 
 @dataclass(frozen=True)
@@ -53,6 +70,9 @@ class Frameworks:
 
     bare: Venv
     hooked: Venv
+
+    def python(self, way: str) -> Path:
+        return (self.bare if way == "without" else self.hooked).python
 
     def script(self, name: str) -> Path:
         """A console script of one of the frameworks, to be run by either Python."""
@@ -97,11 +117,13 @@ def make_frameworks(name: str, wheel: Path, directory: Path) -> Frameworks:
     return Frameworks(bare, hooked)
 
 
-def run_in(group: Cgroup, command: Command, seen_in: Path | None = None, **changes: str) -> list[dict[str, Any]]:
+def run_in(
+    group: Cgroup, command: Sequence[str | Path], changes: Mapping[str, str], seen_in: Path | None = None
+) -> list[dict[str, Any]]:
     """Run a command in ``group``; what its workers printed, or, where ``seen_in`` is given, left in there."""
     environ = clean_environ(PYTHONPATH=str(PROGRAMS), **changes)
     if seen_in:
-        seen_in.mkdir()
+        seen_in.mkdir(parents=True)
         environ["SEEN_IN"] = str(seen_in)
     result = group.run(command, environ=environ, cwd=seen_in or PROGRAMS)
     if seen_in:
@@ -112,26 +134,18 @@ def run_in(group: Cgroup, command: Command, seen_in: Path | None = None, **chang
     return workers
 
 
-def summary(workers: Iterable[dict[str, Any]]) -> Workers:
+def summary(workers: Iterable[Mapping[str, Any]]) -> Workers:
     workers = list(workers)
     native = sorted({worker["native"] for worker in workers}, key=str)
     return Workers(len(workers), native, sorted({worker["threads"] for worker in workers}, key=str))
 
 
-def measure(frameworks: Frameworks, group: Cgroup, command: Command, directory: Path | None = None) -> Runs:
-    """Run a Python command without blasenv, with it, and with it set to 7 threads.
-
-    The word ``python`` at the start of an item stands for the interpreter. Workers that cannot
-    print leave what they see below ``directory``.
-    """
+def measure(
+    frameworks: Frameworks, group: Cgroup, command: Sequence[str | Path], directory: Path | None = None
+) -> Runs:
+    """Run a Python command in each of the three `WAYS`. Workers that cannot print leave files below ``directory``."""
     runs = []
-    for name, venv, changes in [
-        ("without", frameworks.bare, {}),
-        ("hooked", frameworks.hooked, {}),
-        ("seven", frameworks.hooked, {"BLASENV_THREADS": "7"}),
-    ]:
-        here = directory / name if directory else None
-        runs.append(summary(run_in(group, [venv.python, *command], here, **changes)))
+    for way, changes in WAYS.items():
+        seen_in = directory / way if directory else None
+        runs.append(summary(run_in(group, [frameworks.python(way), *command], changes, seen_in)))
     return Runs(*runs)
-
-

@@ -1,4 +1,3 @@
-# mypy: ignore-errors
 """Ask the workers that `dask worker` started: dask_client.py SCHEDULER_FILE WORKERS. Ends the cluster."""
 
 import sys

@@ -1,4 +1,3 @@
-# mypy: ignore-errors
 """Dask's LocalCluster with two worker processes."""
 
 from dask.distributed import Client, LocalCluster

@@ -1,4 +1,3 @@
-# mypy: ignore-errors
 """The OpenMP threads of scikit-learn's own loops, after HistGradientBoosting has used them, in this process."""
 
 import numpy

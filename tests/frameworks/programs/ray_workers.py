@@ -1,23 +1,26 @@
-# mypy: ignore-errors
 """Ray: ray_workers.py (task | actor) NUM_CPUS."""
 
 import sys
+import tempfile
 
 import ray
-from seen import seen, show
+from seen import meet, show
 
 if __name__ == "__main__":
-    kind, cpus = sys.argv[1], float(sys.argv[2])
+    kind, cpus = sys.argv[1], int(sys.argv[2])
+    count = 2 // cpus  # that fit at once
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
 
     @ray.remote(num_cpus=cpus)
     class Actor:
-        def see(self):
-            return seen()
+        def meet(self, directory):
+            return meet(directory, count)
 
-    if kind == "task":
-        task = ray.remote(num_cpus=cpus)(seen)
-        show(ray.get([task.remote() for _ in range(2)]))
-    else:
-        show([ray.get(Actor.remote().see.remote())])
+    with tempfile.TemporaryDirectory() as directory:
+        if kind == "task":
+            task = ray.remote(num_cpus=cpus)(meet)
+            show(ray.get([task.remote(directory, count) for _ in range(count)]))
+        else:
+            actors = [Actor.remote() for _ in range(count)]
+            show(ray.get([actor.meet.remote(directory) for actor in actors]))
     ray.shutdown()

@@ -1,23 +1,25 @@
-# mypy: ignore-errors
-"""What one worker process sees; the programs here print it for each of theirs."""
+"""What one worker process sees; the programs here print it for each of theirs, or leave it in a directory."""
 
 import ctypes
 import json
 import os
+import sys
 import time
+from pathlib import Path
 
 
 def seen(_=None):
-    """Our process: its thread count as C code, Python code and the BLAS have it. Slow enough for each worker to get one."""
+    """Our process: its thread count as C code, Python code and the native library have it."""
     getenv = ctypes.CDLL(None).getenv
     getenv.restype = ctypes.c_char_p
     native = getenv(b"OMP_NUM_THREADS")
-    time.sleep(0.2)
     return {
         "pid": os.getpid(),
         "native": native and native.decode(),
         "environ": os.environ.get("OMP_NUM_THREADS"),
         "threads": threads(),
+        "affinity": len(os.sched_getaffinity(0)),
+        "rule": getattr(getattr(sys, "_blasenv", None), "rule", None),
     }
 
 
@@ -37,10 +39,25 @@ def threads():
     return max(pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas")
 
 
+def leave(directory=None):
+    """Leave what this process sees in ``directory``, or in the one that SEEN_IN names."""
+    worker = seen()
+    file = Path(directory or os.environ["SEEN_IN"], str(worker["pid"]))
+    file.with_suffix(".part").write_text(json.dumps(worker))
+    file.with_suffix(".part").rename(file)
+
+
+def meet(directory, count):
+    """What this process sees, once ``count`` processes have come here: a task that no worker can take twice."""
+    leave(directory)
+    mine = Path(directory, str(os.getpid()))
+    for _ in range(1200):
+        if len([path for path in mine.parent.iterdir() if path.name.isdigit()]) >= count:
+            return json.loads(mine.read_text())
+        time.sleep(0.05)
+    raise TimeoutError(f"fewer than {count} workers")
+
+
 def show(workers):
     """Print the distinct workers on one line, which other output does not begin like."""
     print("SEEN " + json.dumps(list({worker["pid"]: worker for worker in workers}.values())), flush=True)
-
-
-if __name__ == "__main__":
-    show([seen()])

@@ -1,13 +1,17 @@
-# mypy: ignore-errors
-"""PySpark, local: spark_workers.py MASTER (such as "local[2]")."""
+"""PySpark, local: spark_workers.py COUNT."""
 
+import os
 import sys
+import tempfile
 
 from pyspark import SparkContext
-from seen import seen, show
+from seen import meet, show
 
 if __name__ == "__main__":
-    context = SparkContext(sys.argv[1], "seen")
+    count = int(sys.argv[1])
+    os.environ["PYSPARK_PYTHON"] = sys.executable  # else python3 from PATH
+    context = SparkContext(f"local[{count}]", "seen")
     context.setLogLevel("OFF")
-    show(context.parallelize(range(4), 4).map(seen).collect())
+    with tempfile.TemporaryDirectory() as directory:
+        show(context.parallelize(range(count), count).map(lambda _: meet(directory, count)).collect())
     context.stop()
