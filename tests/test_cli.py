@@ -353,6 +353,14 @@ def test_fits_80_columns_without_escapes(words: list[str], tmp_path: Path) -> No
     assert [line for line in lines if line != line.rstrip() or "\x1b" in line] == []
 
 
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+def test_a_locale_that_cannot_print_a_name(encoding: str, tmp_path: Path) -> None:
+    words = ["--root", tree(tmp_path / "gr\u00fcn"), "--affinity", "8"]
+    for command in ("status", "explain", "env"):
+        text = blasenv(command, *words, PYTHONIOENCODING=encoding, OMP_NUM_THREADS="\u20ac").stdout
+        assert ("OMP_NUM_THREADS=\u20ac" if encoding == "utf-8" else "OMP_NUM_THREADS=\\u20ac") in text
+
+
 def on_a_terminal(words: list[str], **changes: str) -> str:
     """What a command writes to a terminal."""
     master, slave = pty.openpty()
