@@ -182,19 +182,16 @@ def identify(path: str, root: str = "/") -> Interpreter | None:
 def _identify_venv(root: str, path: str, real: str, directory: str, cfg: dict[str, str]) -> Interpreter:
     kind = "virtualenv" if "virtualenv" in cfg else "uv venv" if "uv" in cfg else "venv"
     home = resolve(root, cfg["home"])
-    # With --copies the executable is no link to the base; its directory and name are all there is.
-    names = [os.path.basename(real), os.path.basename(path), "python3", "python"]
-    for base in [real, *(f"{home}/{name}" for name in names)]:
-        if os.path.dirname(base) == directory or base.startswith(directory + "/"):
-            continue
-        found = identify(base, root)
-        if found is not None:
+    digits = re.match(r"(\d+)\.(\d+)", cfg.get("version", cfg.get("version_info", "")))
+    version = (int(digits[1]), int(digits[2])) if digits else None
+    # With --copies the executable is no link to its base; the base's directory and version are told.
+    for base in [real, f"{home}/{os.path.basename(real)}", *executables(root, home)]:
+        found = None if base.startswith(directory + "/") else identify(base, root)
+        if found is not None and version in (None, found.version):
             sites = _site_packages(root, directory, found.stdlib)
             if cfg.get("include-system-site-packages", "").lower() == "true":
                 sites += found.site_packages
             return Interpreter(path, kind, found.version, found.stdlib, found.base, sites)
-    digits = re.match(r"(\d+)\.(\d+)", cfg.get("version", cfg.get("version_info", "")))
-    version = (int(digits[1]), int(digits[2])) if digits else None
     return Interpreter(path, kind, version, "", f"{home}/{os.path.basename(real)}", ())
 
 

@@ -22,8 +22,11 @@ def test_a_kill_at_any_step_leaves_nothing_broken(hidden: bool, tmp_path: Path) 
         run([prefix.python, "-c", "pass"])
         assert list(prefix.stdlib.glob("__pycache__/sitecustomize.*.pyc"))
     (tmp_path / "spare").mkdir()
-    command = [sys.executable, ROOT / "tests" / "killed.py", prefix.stdlib, prefix.python, venv.python]
-    done = run([*command, tmp_path / "spare"], environ=clean_environ(PYTHONPATH=str(ROOT)))
+    driver = ROOT / "tests" / "killed.py"
+    done = run(
+        [sys.executable, driver, prefix.stdlib, prefix.python, venv.python, tmp_path / "spare"],
+        environ=clean_environ(PYTHONPATH=str(ROOT)),
+    )
     (kills, states), (kills_back, states_back) = (map(int, line.split()) for line in done.stdout.splitlines())
     assert kills > states > 12
     assert kills_back > states_back > 7
