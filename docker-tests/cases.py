@@ -44,6 +44,8 @@ class Case:
     command: str = PROBE
     exec: bool = False
     """Start the command with docker exec in a running container."""
+    update: str = ""
+    """Flags for docker update, before that."""
     config: str | None = None
     """Mounted at /etc/blasenv.toml, readable by root alone if the name of the case ends in "unreadable"."""
     stderr: str = ""
@@ -67,6 +69,7 @@ def cases(machine: Machine, python: str) -> list[Case]:
     seen = machine.cgroup == 2
     host_tree = "-v /sys/fs/cgroup:/sys/fs/cgroup:ro"
     nobody = "--user 65534:65534"
+    # fmt: off
     return [
         # The original problem: without blasenv, as many threads as CPUs, whatever the limit.
         Case("control", "control", "--cpus 1.5", None, None, numpy=most, everywhere=True),
@@ -123,6 +126,8 @@ def cases(machine: Machine, python: str) -> list[Case]:
         ),
         # Ways to start.
         Case("exec", "venv", "--cpus 1.5", floor(1.5), "quota", exec=True),
+        # A limit that changes while the container runs, as in an in-place resize of Kubernetes: new processes see it.
+        Case("exec-after-update", "venv", f"--cpus {cpus}", floor(1), "quota", exec=True, update="--cpus 1"),
         Case("init", "venv", "--init --cpus 1.5", floor(1.5), "quota"),
         Case("entrypoint-script", "entrypoint", "--cpus 1.5", floor(1.5), "quota", command="/probe.py"),
         # The child of a shell of a Python decides for itself, although it inherits the parent's value.

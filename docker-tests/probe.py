@@ -53,7 +53,7 @@ def main() -> None:
         "rule": hook.run().rule if hook else None,  # run() returns what it decided at the start
         "threads": numpy_threads(),
         "shell": subprocess.run(
-            ["sh", "-c", "printf %s \"${OMP_NUM_THREADS-unset}\""], stdout=subprocess.PIPE, check=True
+            ["sh", "-c", 'printf %s "${OMP_NUM_THREADS-unset}"'], stdout=subprocess.PIPE, check=True
         ).stdout.decode(),
         "python": "{}.{}".format(*sys.version_info),
         "prefix": sys.prefix,
