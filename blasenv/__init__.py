@@ -155,9 +155,9 @@ def parse_mountinfo(contents: bytes, version: int) -> "list[tuple[bytes, bytes]]
     # Lines before the first of our kind can't matter, and there may be thousands.
     first = contents.rfind(b"\n", 0, max(contents.find(kind), 0)) + 1
     for line in contents[first:].split(b"\n"):
-        before, _, after = line.partition(b" - ")
+        before, hyphen, after = line.partition(b" - ")
         fields = before.split(b" ", 5)
-        if len(fields) == 6:
+        if hyphen and len(fields) == 6:
             root, point = fields[3], fields[4]
             # A later mount on the same point, or on a directory above it, covers the earlier one.
             mounts = [mount for mount in mounts if not (mount[1] + b"/").startswith(point + b"/")]
@@ -307,7 +307,7 @@ def decide(config: Config, limits: "Iterable[Limit]", affinity: int, environ: "M
     """
     # A variable that equals its receipt is a parent's decision, not the user's.
     pairs = [item.partition("=") for item in environ.get(RECEIPT, "").split()]
-    stale = [name for name, _, value in pairs if environ.get(name) == value and is_thread_variable(name)]
+    stale = [name for name, _, value in pairs if value and environ.get(name) == value and is_thread_variable(name)]
     kept = {
         name: environ[name] for name in ("OMP_NUM_THREADS", *config.variables) if name in environ and name not in stale
     }
@@ -320,9 +320,9 @@ def decide(config: Config, limits: "Iterable[Limit]", affinity: int, environ: "M
     elif config.threads or config.mode == "single":
         rule, threads = "config", config.threads or 1
     else:
-        parts = [(limit.quota, limit.period) for limit in limits if limit.quota and limit.period]
-        rule = "no-gap" if parts else "no-limit"
-        if any([quota < affinity * period for quota, period in parts]):
+        found = [(limit.quota, limit.period, limit.controller) for limit in limits if limit.quota and limit.period]
+        rule = "no-gap" if found else "no-limit"
+        if any([quota < affinity * period for quota, period, _ in found]):
             rule = "quota"
         if rule == "quota" or config.share > 1:
             # Floor: BLAS threads work in lock-step, so a surplus one is throttled while the
@@ -333,7 +333,9 @@ def decide(config: Config, limits: "Iterable[Limit]", affinity: int, environ: "M
 
                 share = local_ranks(environ)
             up = config.rounding == "ceil"
-            parts = [(quota, period * share) for quota, period in [*parts, (affinity, 1)]]
+            found.append((affinity, 1, "cpu"))
+            # The cores are a cap on one program's threads; only bandwidth and CPUs are shared out.
+            parts = [(quota, period if controller == "smt" else period * share) for quota, period, controller in found]
             threads = max(1, min([-(-quota // period) if up else quota // period for quota, period in parts]))
     if threads and config.program:
         rule = "program"
@@ -373,6 +375,7 @@ def apply(decision: Decision) -> None:
             environ[RECEIPT] = " ".join([f"{name}={value}" for name, value in decision.set.items()])
     except BaseException:  # a KeyboardInterrupt, too, leaves nothing half done
         for name in touched:
+            environ.pop(name, None)
             os.unsetenv(name)
         environ.update(before)
         raise

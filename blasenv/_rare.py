@@ -54,6 +54,12 @@ def _parse_value(text: str) -> "tuple[object, str]":
     raise ValueError(f"{word[:40]!r} is not a whole number, a quoted string, true, false or a list of strings")
 
 
+def _expect_no_more(rest: str) -> None:
+    rest = rest.lstrip(" \t")
+    if rest and rest[0] != "#":
+        raise ValueError(f"unexpected {rest[:40]!r} after the value")
+
+
 def _complaint(key: str, value: object) -> str:
     """What is wrong with the value of a top-level key, "" if nothing."""
     if key == "mode":
@@ -66,7 +72,7 @@ def _complaint(key: str, value: object) -> str:
         return "" if type(value) is int and 0 < value <= 8192 else "threads is a whole number from 1 to 8192"
     if key == "variables":
         if isinstance(value, list) and value and all(is_thread_variable(name) for name in value):
-            return ""
+            return "" if len(set(value)) == len(value) else "variables names one of them twice"
         return 'variables is a list of names that end in _THREADS, such as ["OMP_NUM_THREADS"]'
     return f"unknown key {key[:40]!r}; known are mode, threads, rounding, variables, visible, override and [programs]"
 
@@ -112,6 +118,7 @@ def parse_config(contents: bytes) -> "tuple[dict[str, object], list[tuple[int, s
                 if not bracket or name.strip(" \t") != "programs" or "programs" in settings:
                     table = {}  # its keys are nobody's
                     raise ValueError("the one table is [programs], once")
+                _expect_no_more(rest)
                 settings["programs"] = table = programs
             else:
                 if line[0] in "\"'":
@@ -128,14 +135,12 @@ def parse_config(contents: bytes) -> "tuple[dict[str, object], list[tuple[int, s
                 if rest[:1] != "=":
                     raise ValueError("expected key = value")
                 value, rest = _parse_value(rest[1:].lstrip(" \t"))
+                _expect_no_more(rest)
                 complaint = (_program_complaint if table is programs else _complaint)(key, value)
                 if complaint or key in table:
                     raise ValueError(complaint or f"{key} is there twice")
                 table[key] = value
                 lines[f"programs.{key}" if table is programs else key] = number
-            rest = rest.lstrip(" \t")
-            if rest and rest[0] != "#":
-                raise ValueError(f"unexpected {rest[:40]!r} after the value")
         except UnicodeDecodeError:
             problems.append((number, "not UTF-8"))
         except ValueError as error:
@@ -150,9 +155,9 @@ def parse_cpu_list(contents: bytes) -> "set[int]":
     cpus: set[int] = set()
     for part in contents[:4096].strip().split(b","):
         first, dash, last = part.partition(b"-")
-        if not first.isdigit() or len(part) > 9 or (dash and not last.isdigit()):
+        if not first.isdigit() or len(part) > 9 or (dash and not last.isdigit()) or int(last or first) >= MAX_THREADS:
             return set()
-        cpus.update(range(int(first), min(int(last or first), MAX_THREADS) + 1))
+        cpus.update(range(int(first), int(last or first) + 1))
     return cpus
 
 
@@ -196,11 +201,13 @@ def program_name(argv: "Sequence[str]") -> str:
     words = getattr(sys, "orig_argv", None)
     if words is None:
         words = [os.fsdecode(word) for word in _read("/proc/self/cmdline", MAX_FILE)[0].split(b"\0")]
-    # The module is the end of the word that holds -m, or the word behind it (-Im, -mpip).
-    for number, word in enumerate(words[1:], 1):
-        if word.startswith("-") and not word.startswith("--") and "m" in word:
-            module = word.partition("m")[2] or (words[number + 1] if number + 1 < len(words) else "")
-            return str(module)
+    # python(1): short options may share a word; m, c, W and X take its rest or the next word.
+    for number, word in enumerate(words[1:], 2):
+        for place, option in enumerate(word[1:] if word[:1] == "-" and word[:2] != "--" else "", 2):
+            if option == "m":
+                return str(word[place:] or "".join(words[number : number + 1]))
+            if option in "cWX":
+                break
     return ""
 
 
