@@ -44,10 +44,11 @@ def bench_command(args: argparse.Namespace) -> int:
         raise Failure("--seconds is a number above 0, and --rounds one from 1 to 1000", 2)
     if args.startup:
         return _startup(args, budget)
+    listed = _listed(args.threads) if args.threads else []
     workloads = _workloads(args)
     affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     choice = measure.choice()
-    threads = [*(_listed(args.threads) if args.threads else measure.counts(affinity, choice)), measure.DEFAULT]
+    threads = [*(listed or measure.counts(affinity, choice)), measure.DEFAULT]
     if choice not in threads:
         threads.append(choice)
     series, interrupted = measure.measure(

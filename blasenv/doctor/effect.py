@@ -20,7 +20,7 @@ from .libraries import OPENMP, Library, recognise_all
 
 PATIENCE = 120  # seconds for a child that imports a library; torch on a throttled machine takes a while
 THROTTLED = 0.1  # share of periods
-FEW = 50  # periods: below, a share says little
+FEW = 20  # periods: below, a share says little
 
 # Run in a child: what makes the library start its threads.
 _WORK = {

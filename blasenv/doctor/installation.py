@@ -191,8 +191,10 @@ def cost() -> Result:
 def config() -> Result:
     """Is the configuration understood, and safe from other users?"""
     found = blasenv.read_config("/", os.environ, [])
+    notes = printable("; ".join(found.notes))
+    ignored = Result("warning", notes, "Correct the variable, or unset it.") if notes else None
     if found.path is None:
-        return Result("ok", f"no {blasenv.CONFIG_PATH}; the defaults apply")
+        return ignored or Result("ok", f"no {blasenv.CONFIG_PATH}; the defaults apply")
     path = os.path.realpath(found.path)
     for place in (path, os.path.dirname(path)):
         try:
@@ -204,9 +206,7 @@ def config() -> Result:
     if found.problems:
         lines = "; ".join(f"line {number}: {problem}" if number else problem for number, problem in found.problems)
         return Result("problem", f"{found.path}: {printable(lines)}", _suggestion(lines) + "blasenv config check")
-    if found.notes:
-        return Result("warning", printable("; ".join(found.notes)), "Correct the variable, or unset it.")
-    return Result("ok", f"{found.path} is understood")
+    return ignored or Result("ok", f"{found.path} is understood")
 
 
 def _suggestion(lines: str) -> str:
