@@ -4,7 +4,7 @@
     tests/fuzz.py -max_total_time=600      (needs atheris; the options are libFuzzer's)
 
 No parser may raise. A configuration that is accepted has the value that tomllib gives it, and
-the quota found in a tree made of the input is the one that `tests.reference` finds. A finding
+the quota found in a tree made of the input is the one that `reference` finds. A finding
 becomes a tree or a row of a table in the tests.
 """
 
@@ -17,13 +17,13 @@ from pathlib import Path
 import atheris
 import tomllib
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parent.parent)]
 
 with atheris.instrument_imports(include=["blasenv"]):
     import blasenv
     from blasenv import _rare
 
-from tests import reference
+import reference
 
 TREE = Path(tempfile.mkdtemp(prefix="blasenv-fuzz-"))
 WORDS = [

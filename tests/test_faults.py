@@ -14,8 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-
-from tests.conftest import Cgroup, Venv, clean_environ, run
+from conftest import Cgroup, Venv, clean_environ, run
 
 # What open(2), fstat(2), read(2) and close(2) list for a path that exists, and more. Python retries after EINTR.
 FAULTS = {
