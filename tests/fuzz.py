@@ -15,15 +15,14 @@ import tempfile
 from pathlib import Path
 
 import atheris
+import reference
 import tomllib
 
-sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parent.parent)]
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 with atheris.instrument_imports(include=["blasenv"]):
     import blasenv
     from blasenv import _rare
-
-import reference
 
 TREE = Path(tempfile.mkdtemp(prefix="blasenv-fuzz-"))
 WORDS = [
