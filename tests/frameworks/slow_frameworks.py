@@ -1,4 +1,4 @@
-"""The frameworks that are large, or slow to start: torchrun, accelerate, Lightning, Ray, PySpark, and Dask from a shell.
+"""Frameworks that are large or slow to start: torchrun, accelerate, Lightning, Ray, PySpark, Dask from a shell.
 
 Not run by default. By name: pytest tests/frameworks/slow_frameworks.py
 """
@@ -17,7 +17,6 @@ from measure import (
     VISIBLE,
     WAYS,
     Frameworks,
-    Runs,
     Workers,
     divided,
     make_frameworks,
@@ -67,40 +66,33 @@ trap 'kill $scheduler $worker 2>/dev/null; wait' EXIT
 def test_dask_worker(way: str, make: Make, group: Cgroup, tmp_path: Path) -> None:
     pools = make("pools")
     script = f"cd {tmp_path}\n{DASK}"
-    command = ["/bin/sh", "-c", script, pools.python(way), pools.script("dask"), PROGRAMS / "dask_client.py"]
+    command: list[str | Path] = [
+        "/bin/sh",
+        "-c",
+        script,
+        pools.python(way),
+        pools.script("dask"),
+        PROGRAMS / "dask_client.py",
+    ]
     assert summary(run_in(group, command, WAYS[way])) == Workers(2, ["1"], [1])
 
 
 def test_torchrun(make: Make, group: Cgroup, tmp_path: Path) -> None:
     torch = make("torch")
-    command = [torch.script("torchrun"), "--nproc-per-node=2", "--no-python"]
-    # torchrun starts the Python of its own script, unless it is told.
-    runs = [
-        summary(run_in(group, [torch.python(way), *command, torch.python(way), RANK], WAYS[way], tmp_path / way))
-        for way in WAYS
-    ]
-    assert Runs(*runs) == divided(2, 1)
+    found = measure(torch, group, [torch.script("torchrun"), "--nproc-per-node=2", RANK], tmp_path)
+    assert found == divided(2, 1)
 
 
 def test_torchrun_with_one_worker(make: Make, group: Cgroup, tmp_path: Path) -> None:
+    """torchrun says nothing for a worker that is alone."""
     torch = make("torch")
-    runs = [
-        summary(
-            run_in(
-                group,
-                [torch.python(way), "-m", "torch.distributed.run", "--nproc-per-node=1", RANK],
-                WAYS[way],
-                tmp_path / way,
-            )
-        )
-        for way in WAYS
-    ]
-    assert [run.native for run in runs] == [[None], ["1"], ["7"]]
+    found = measure(torch, group, [torch.script("torchrun"), "--nproc-per-node=1", RANK], tmp_path)
+    assert [run.native for run in found] == [[None], ["1"], ["7"]]
 
 
 def test_accelerate(make: Make, group: Cgroup, tmp_path: Path) -> None:
     options = ["--cpu", "--num_processes=1", "--num_machines=1", "--mixed_precision=no", "--dynamo_backend=no"]
-    command = ["-m", "accelerate.commands.launch", *options, RANK]
+    command: list[str | Path] = ["-m", "accelerate.commands.launch", *options, RANK]
     # Without a GPU, it starts more than one process only through mpirun.
     assert measure(make("torch"), group, command, tmp_path) == divided(1, 1)
 
