@@ -1,0 +1,160 @@
+#!/usr/bin/env python3
+"""The README's chart, docs/throttling.svg, from what was measured.
+
+    benchmarks/chart.py [FILE.svg]
+
+Left, docs/48-cpus.json (docker-tests/machine --write): how often the kernel stops a program with so many
+threads. Right, docs/throttling.json (benchmarks/throttling.py): what that costs, on real cores. The same
+measurements always give the same bytes.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+from xml.sax.saxutils import escape
+
+DOCS = Path(__file__).resolve().parent.parent / "docs"
+WIDTH, HEIGHT = 880, 392
+TOP, BOTTOM = 100, 320  # of both plots
+LEFT, RIGHT = (66, 490), (548, 856)  # from where to where
+
+# Light, dark. The ground is drawn, too, so that the text is readable wherever the picture is shown.
+COLOURS = {
+    "ground": ("fill", "#ffffff", "#0d1117"),
+    "strong": ("fill", "#1f2328", "#f0f6fc"),
+    "text": ("fill", "#59636e", "#9198a1"),
+    "grid": ("stroke", "#d1d9e0", "#30363d"),
+    "curve": ("stroke", "#8b949e", "#7d8590"),
+    "dot": ("fill", "#8b949e", "#7d8590"),
+    "bad": ("fill", "#cf222e", "#ff7b72"),
+    "good": ("fill", "#1a7f37", "#3fb950"),
+}
+
+
+def style() -> str:
+    """The style sheet: one class for each colour, in both schemes."""
+    light = " ".join(f".{name}{{{what}:{colour}}}" for name, (what, colour, _) in COLOURS.items())
+    dark = " ".join(f".{name}{{{what}:{colour}}}" for name, (what, _, colour) in COLOURS.items())
+    fonts = "font-family:-apple-system,'Segoe UI','Noto Sans',Helvetica,Arial,'DejaVu Sans',sans-serif"
+    return f"<style>text{{{fonts};font-size:13px}} {light} @media (prefers-color-scheme:dark){{{dark}}}</style>"
+
+
+def text(at: tuple[float, float], words: str, kind: str = "text", anchor: str = "start", more: str = "") -> str:
+    """Some words; ``anchor`` is start, middle or end."""
+    return f'<text x="{at[0]:g}" y="{at[1]:g}" class="{kind}" text-anchor="{anchor}"{more}>{escape(words)}</text>'
+
+
+BOLD = ' font-weight="600"'
+TITLE = ' font-weight="600" style="font-size:15px"'
+
+
+def shares(machine: Sequence[Any]) -> dict[int, float]:
+    """The throttled share of the periods for each thread count, all rounds together."""
+    counted: dict[int, list[int]] = {}
+    for row in machine:
+        if row["kind"] == "sweep":
+            total = counted.setdefault(int(row["name"]), [0, 0])
+            total[0] += row["result"]["nr_throttled"]
+            total[1] += row["result"]["nr_periods"]
+    return {threads: throttled / periods for threads, (throttled, periods) in sorted(counted.items())}
+
+
+def draw_shares(machine: Sequence[Any]) -> list[str]:
+    """Left: throttled share against thread count, and who lands where."""
+    points = shares(machine)
+    first, last = LEFT
+    step = (last - first - 40) / (len(points) - 1)
+    x = {threads: round(first + 20 + number * step, 1) for number, threads in enumerate(points)}
+    y = {threads: round(BOTTOM - share * (BOTTOM - TOP), 1) for threads, share in points.items()}
+    parts = [
+        text((24, 34), "How often the kernel stops a program", "strong", more=TITLE),
+        text((24, 56), "48 CPUs visible, 4 allotted (emulated): the share of 100 ms periods"),
+        text((24, 73), "in which a 100 × 100 matmul + solve was throttled"),
+    ]
+    for percent in (0, 25, 50, 75, 100):
+        level = BOTTOM - percent / 100 * (BOTTOM - TOP)
+        parts.append(f'<path d="M{first} {level:g}H{last}" class="grid"/>')
+        parts.append(text((first - 8, level + 4.5), f"{percent} %", anchor="end"))
+    curve = " ".join(f"{x[threads]:g},{y[threads]:g}" for threads in points)
+    parts.append(f'<polyline points="{curve}" class="curve" fill="none" stroke-width="2"/>')
+    for threads in points:
+        kind, size = {4: ("good", 7), 48: ("bad", 7)}.get(threads, ("dot", 3.5))
+        parts.append(f'<circle cx="{x[threads]:g}" cy="{y[threads]:g}" r="{size}" class="{kind}"/>')
+        parts.append(text((x[threads], BOTTOM + 20), str(threads), kind if size == 7 else "text", "middle"))
+    parts += [
+        text(((first + last) / 2, BOTTOM + 42), "threads", anchor="middle"),
+        text((x[48] + 6, y[48] + 28), f"default: 48 threads, {points[48]:.0%}", "bad", "end", BOLD),
+        text((x[4] + 16, y[4] + 8), f"blasenv: 4 threads, {points[4]:.0%}", "good", more=BOLD),
+        text((x[4] + 16, y[4] + 25), "as when set by hand", "good"),
+    ]
+    return parts
+
+
+def draw_times(real: Any) -> list[str]:
+    """Right: the time for the same work, relative to the best under the same limit."""
+    first, last = RIGHT
+    parts = [
+        text((first, 34), "What that costs", "strong", more=TITLE),
+        text((first, 56), f"{real['cpus']} real cores: time for the same work,"),
+        text((first, 73), "relative to the best"),
+    ]
+    limits = sorted({row["limit"] for row in real["rows"]})
+    best = {limit: min(row["seconds"] for row in real["rows"] if row["limit"] == limit) for limit in limits}
+    unit = (last - first - 50) / max(row["seconds"] / best[row["limit"]] for row in real["rows"])
+    y = TOP + 8
+    for limit in limits:
+        parts.append(text((first, y), f"limit {limit:g} CPU{'s' * (limit != 1)}", "strong", more=BOLD))
+        y += 10
+        for row in real["rows"]:
+            if row["limit"] == limit:
+                threads, ratio = row["threads"], row["seconds"] / best[limit]
+                # floor(limit) is what blasenv sets; every CPU is OpenBLAS's default.
+                who, kind = ("blasenv", "good") if threads == max(1, int(limit)) else ("default", "bad")
+                share = row["throttled"] / row["periods"]
+                words = f"{who}: {threads} thread{'s' * (threads != 1)}, {share:.0%} of periods throttled"
+                length = round(ratio * unit, 1)
+                parts += [
+                    f'<rect x="{first}" y="{y}" width="{length:g}" height="16" rx="2" class="{kind}"/>',
+                    text((first + length + 8, y + 13), f"{ratio:.1f} ×", "strong", more=BOLD),
+                    text((first, y + 31), words),
+                ]
+                y += 44
+        y += 20
+    return parts
+
+
+def render(machine: Sequence[Any], real: Any) -> str:
+    """The whole picture."""
+    points = shares(machine)
+    told = (
+        f"Throttled share of periods with 4 of 48 CPUs allotted: {points[48]:.0%} with the default of 48 threads, "
+        f"{points[4]:.0%} with the 4 threads that blasenv or a person sets."
+    )
+    size = f'width="{WIDTH}" height="{HEIGHT}" viewBox="0 0 {WIDTH} {HEIGHT}"'
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" {size} role="img" aria-labelledby="title told">',
+        '<title id="title">CPU throttling against thread count</title>',
+        f'<desc id="told">{escape(told)}</desc>',
+        style(),
+        f'<rect width="{WIDTH}" height="{HEIGHT}" rx="8" class="ground"/>',
+        *draw_shares(machine),
+        *draw_times(real),
+        "</svg>",
+    ]
+    return "\n".join(parts) + "\n"
+
+
+def main() -> None:
+    """Draw what is in docs/."""
+    picture = Path(sys.argv[1]) if len(sys.argv) > 1 else DOCS / "throttling.svg"
+    machine = json.loads((DOCS / "48-cpus.json").read_text(encoding="utf-8"))
+    real = json.loads((DOCS / "throttling.json").read_text(encoding="utf-8"))
+    picture.write_text(render(machine, real), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,122 @@
+"""The cases of the 48-CPU machine, with what is expected of each: read by the machine and by its host."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+CPUS = 48
+CORES = 24  # two hardware threads each
+QUOTA = 4  # CPUs, as in the report that started this project
+SWEEP = (1, 2, 3, 4, 6, 8, 16, 24, 48)  # thread counts of the chart
+SECONDS = {"short": 3, "full": 6}  # of one measurement
+ROUNDS = {"short": 1, "full": 3}  # of the measurements
+
+FOUR = "400000 100000"  # cpu.max: microseconds of CPU time, in each period of so many microseconds
+
+
+@dataclass(frozen=True)
+class Decision:
+    """Where a Python process starts, and what blasenv must make of it."""
+
+    name: str
+    groups: tuple[str, ...]
+    """cpu.max of each cgroup from the outermost down ("" is none); the process is in the last."""
+    rule: str
+    value: str | None
+    """The native OMP_NUM_THREADS."""
+    environ: Mapping[str, str] = field(default_factory=dict)
+    namespace: str = ""
+    """A cgroup namespace made in the "own" group or in its "parent"; "bare": own, with the host's mount."""
+    cpuset: str = ""
+    """cpuset.cpus of the innermost group."""
+    affinity: str = ""
+    """For taskset."""
+    threads: int | None = None
+    """What NumPy's OpenBLAS starts, where that differs from the value."""
+    short: bool = False
+    """Whether the short form has it, too."""
+
+
+DECISIONS = (
+    # The quota
+    Decision("no limit anywhere", ("", ""), "no-limit", None, short=True),
+    Decision("4 on the parent", (FOUR, ""), "quota", "4", short=True),
+    Decision("4 on the group itself", ("", FOUR), "quota", "4"),
+    Decision("47.5 of 48", ("4750000 100000",), "quota", "24"),  # 24 cores
+    Decision("30 of 48", ("3000000 100000",), "quota", "24", short=True),
+    Decision("20 of 48", ("2000000 100000",), "quota", "20"),
+    Decision("48 of 48", ("4800000 100000",), "no-gap", None, short=True),
+    Decision("64 of 48", ("6400000 100000",), "no-gap", None),
+    Decision("weight only", ("weight",), "no-limit", None),
+    # Fractions
+    Decision("0.5", ("50000 100000", ""), "quota", "1"),
+    Decision("1.5", ("150000 100000", ""), "quota", "1", short=True),
+    Decision("2.5", ("250000 100000", ""), "quota", "2", short=True),
+    Decision("2.5 in a period of 20 ms", ("50000 20000", ""), "quota", "2"),
+    Decision("3.99999", ("3999990 1000000", ""), "quota", "3"),
+    # Nested limits: the least one binds, wherever it is
+    Decision("2 below 4", (FOUR, "200000 100000"), "quota", "2", short=True),
+    Decision("4 below 2", ("200000 100000", FOUR), "quota", "2"),
+    Decision("none below 3 below 6", ("600000 100000", "300000 100000", ""), "quota", "3"),
+    Decision("five levels", ("", FOUR, "", "3600000 100000", ""), "quota", "4"),
+    # Affinity
+    Decision("4, cpuset of 8", (FOUR, ""), "quota", "4", cpuset="0-7", short=True),
+    Decision("4, cpuset of 2", (FOUR, ""), "no-gap", None, cpuset="0-1", threads=2, short=True),
+    Decision("3, cpuset of 4 that are 2 cores", ("300000 100000", ""), "quota", "2", cpuset="0-3"),
+    Decision("3, cpuset of 4 that are 4 cores", ("300000 100000", ""), "quota", "3", cpuset="0,2,4,6"),
+    Decision("4, taskset of 3", (FOUR, ""), "no-gap", None, affinity="5-7", threads=3),
+    # Namespaces
+    Decision("namespace, 4 on its root", (FOUR,), "quota", "4", namespace="own", short=True),
+    Decision("namespace, 4 on its root, in a child", (FOUR, ""), "quota", "4", namespace="parent"),
+    Decision("namespace, 4 outside of it", (FOUR, ""), "no-limit", None, namespace="own"),
+    Decision("namespace, 4, host's mount", (FOUR,), "no-limit", None, namespace="bare"),
+    # What the user or the launcher said
+    Decision("4, OMP_NUM_THREADS=7", (FOUR, ""), "user-env", "7", environ={"OMP_NUM_THREADS": "7"}, short=True),
+    Decision("4, OPENBLAS_NUM_THREADS=3", (FOUR, ""), "quota", "4", environ={"OPENBLAS_NUM_THREADS": "3"}, threads=3),
+    Decision("4, a parent's decision", (FOUR, ""), "quota", "4",
+             environ={"OMP_NUM_THREADS": "9", "BLASENV_SET": "OMP_NUM_THREADS=9"}),
+    Decision("4, two ranks", (FOUR, ""), "quota", "2", environ={"LOCAL_WORLD_SIZE": "2"}),
+    Decision("4, single", (FOUR, ""), "config", "1", environ={"BLASENV_MODE": "single"}),
+    Decision("4, BLASENV_DISABLE=1", (FOUR, ""), "not loaded", None, environ={"BLASENV_DISABLE": "1"}, short=True),
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Load:
+    """A program under a load, and what is expected of its threads and of the quota."""
+
+    program: str
+    variant: str
+    """"default", "blasenv" or "by hand"."""
+    quota: int | None
+    """CPUs, on the parent group."""
+    threads: int
+    """The real ones, the main thread among them."""
+    short: bool = False
+
+    @property
+    def name(self) -> str:
+        """What the results call it."""
+        return f"{self.program}, {self.variant}, {f'quota {self.quota}' if self.quota else 'no quota'}"
+
+    @property
+    def by_default(self) -> str:
+        """The name of the same when nobody sets anything."""
+        return replace(self, variant="default").name
+
+
+LOADS = (
+    Load("matmul + solve", "default", QUOTA, 48, short=True),
+    Load("matmul + solve", "default", None, 48, short=True),
+    Load("interpolate", "default", QUOTA, 48 + 47, short=True),  # SciPy brings another OpenBLAS
+    Load("interpolate", "default", None, 48 + 47),
+    Load("matmul + solve", "by hand", QUOTA, 4, short=True),
+    Load("matmul + solve", "by hand", None, 4),
+    Load("interpolate", "by hand", QUOTA, 4 + 3),
+    Load("interpolate", "by hand", None, 4 + 3),
+    Load("matmul + solve", "blasenv", QUOTA, 4, short=True),
+    Load("matmul + solve", "blasenv", None, 48, short=True),
+    Load("interpolate", "blasenv", QUOTA, 4 + 3, short=True),
+    Load("interpolate", "blasenv", None, 48 + 47),
+)
