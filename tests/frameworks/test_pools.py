@@ -10,7 +10,19 @@ from pathlib import Path
 
 import pytest
 from conftest import Cgroup, make_cgroup
-from measure import PROGRAMS, QUOTA, VISIBLE, Frameworks, divided, make_frameworks, measure, undivided
+from measure import (
+    PROGRAMS,
+    QUOTA,
+    VISIBLE,
+    Frameworks,
+    Workers,
+    divided,
+    make_frameworks,
+    measure,
+    run_in,
+    summary,
+    undivided,
+)
 
 
 @pytest.fixture(scope="module")
@@ -62,3 +74,12 @@ def test_dask_local_cluster(pools: Frameworks, group: Cgroup) -> None:
 def test_pytest_xdist(pools: Frameworks, group: Cgroup, tmp_path: Path) -> None:
     suite = ["-m", "pytest", "-q", "-n2", "--dist=each", "-p", "no:cacheprovider", f"--rootdir={PROGRAMS}"]
     assert measure(pools, group, [*suite, PROGRAMS / "xdist_workers.py"], tmp_path) == undivided(2)
+
+
+@pytest.mark.xfail(reason="a worker takes joblib's number for a parent's decision when both are the same")
+def test_joblib_in_a_program_that_has_a_setting(pools: Frameworks, group: Cgroup, tmp_path: Path) -> None:
+    """Where the setting and joblib's division come to the same number, and no limit does."""
+    (tmp_path / "blasenv.toml").write_text('[programs]\n"joblib_workers.py" = "single"\n')
+    command = [pools.hooked.python, PROGRAMS / "joblib_workers.py", str(VISIBLE)]
+    changes = {"BLASENV_CONFIG": str(tmp_path / "blasenv.toml")}
+    assert summary(run_in(Cgroup(group.outside), command, changes)) == Workers(VISIBLE, ["1"], [1])

@@ -77,7 +77,7 @@ def test_setting(setting: str, servers: Venv, group: Cgroup, tmp_path: Path) -> 
 
 SPAWNED = pytest.param(
     UVICORN,
-    marks=pytest.mark.xfail(reason="a spawned worker does not know the program that its parent is"),
+    marks=pytest.mark.xfail(reason="a spawned worker does not know its parent's program"),
     id="uvicorn",
 )
 
