@@ -97,7 +97,7 @@ def child(
     **environ: str,
 ) -> dict[str, Any]:
     """What the probe sees as the child of a Python process in ``group`` that may ``edit``, and ``leave`` the group."""
-    parent = [venv.python, program, leave, edit, way]
+    parent: list[str | Path] = [venv.python, program, leave, edit, way]
     result = group.run([*parent, *command, venv.python, PROBE], environ=clean_environ(**environ))
     return seen(result.stdout)
 

@@ -80,6 +80,6 @@ def test_pytest_xdist(pools: Frameworks, group: Cgroup, tmp_path: Path) -> None:
 def test_joblib_in_a_program_that_has_a_setting(pools: Frameworks, group: Cgroup, tmp_path: Path) -> None:
     """Where the setting and joblib's division come to the same number, and no limit does."""
     (tmp_path / "blasenv.toml").write_text('[programs]\n"joblib_workers.py" = "single"\n')
-    command = [pools.hooked.python, PROGRAMS / "joblib_workers.py", str(VISIBLE)]
+    command: list[str | Path] = [pools.hooked.python, PROGRAMS / "joblib_workers.py", str(VISIBLE)]
     changes = {"BLASENV_CONFIG": str(tmp_path / "blasenv.toml")}
     assert summary(run_in(Cgroup(group.outside), command, changes)) == Workers(VISIBLE, ["1"], [1])
