@@ -20,6 +20,13 @@ from .pythons import Interpreter, identify
 from .search import find
 from .text import Failure, printable
 
+# Ends with this message, and exit status 1, in an interpreter that has not decided when it started.
+CHECK = """
+import sys
+if getattr(getattr(sys, "_blasenv", None), "rule", "error") == "error":
+    sys.exit("blasenv did not run")
+"""
+
 
 class Target(NamedTuple):
     """A directory to work on."""
@@ -84,7 +91,7 @@ def _targets(args: argparse.Namespace, wants: Callable[[str], bool]) -> tuple[li
     refused = 0
     if args.all:
         for one in find().interpreters:
-            if not one.is_venv and one.supported and wants(one.stdlib):
+            if not one.is_venv and not one.unsupported and wants(one.stdlib):
                 try:
                     targets[one.stdlib] = _target(one)
                 except Failure as failure:
@@ -103,9 +110,8 @@ def _targets(args: argparse.Namespace, wants: Callable[[str], bool]) -> tuple[li
 def _target(interpreter: Interpreter) -> Target:
     """Where to work for ``interpreter``, or a Failure that says why that can't be."""
     name = printable(interpreter.path)
-    if not interpreter.supported:
-        version = ".".join(map(str, interpreter.version or ()))
-        raise Failure(f"{name} is Python {version}; blasenv needs 3.9 or newer")
+    if interpreter.unsupported:
+        raise Failure(f"{name}: {interpreter.unsupported}; blasenv does nothing for it")
     if not interpreter.stdlib:
         raise Failure(f"{name}: its base {printable(interpreter.base)} is gone; make the venv anew")
     stdlib = interpreter.stdlib
@@ -132,18 +138,17 @@ def _plan_uninstall(target: Target) -> list[Step]:
 
 
 def _install(target: Target) -> None:
-    """Do the plan, and take it back when the interpreter then says or does anything else at a start."""
+    """Do the plan, and take it back when the interpreter then starts with another output, or without blasenv."""
     before = start(target.interpreter, ["-c", "pass"])
     for step in plan_install(target.stdlib, target.interpreter):
         step.do()
     try:
-        after = start(target.interpreter, ["-c", "pass"])
+        after = start(target.interpreter, ["-c", CHECK])
     except Failure as failure:
         after = failure.message
     if after != before:
         _uninstall(target)
-        said = printable(after.strip()[-300:])
-        raise Failure(f"{target.interpreter} started with another output, so blasenv was taken away again: {said}")
+        raise Failure(f"taken away again, because it then started otherwise: {printable(after.strip()[-300:])}")
 
 
 def _uninstall(target: Target) -> None:

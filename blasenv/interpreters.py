@@ -37,8 +37,8 @@ def coverage(interpreter: Interpreter, root: str = "/") -> Coverage:
     """Read from the files whether ``interpreter`` starts blasenv. Starts nothing."""
     prefix = root.rstrip("/")
     path = shlex.quote(printable(interpreter.path))
-    if not interpreter.supported:
-        return Coverage((), "", False, ("older than Python 3.9",), "blasenv does nothing for it")
+    if interpreter.unsupported:
+        return Coverage((), "", False, (interpreter.unsupported,), "blasenv does nothing for it")
     if not interpreter.stdlib:
         return Coverage((), "", False, (f"its base {printable(interpreter.base)} is gone",), "make the venv anew")
     lib = os.path.basename(interpreter.stdlib)
@@ -87,7 +87,7 @@ def scan_command(args: argparse.Namespace) -> int:
             raise Failure(f"{place}: no such directory", 2)
     found = find(root, places)
     rows = [(interpreter, coverage(interpreter, root)) for interpreter in found.interpreters]
-    uncovered = [interpreter for interpreter, cover in rows if interpreter.supported and not cover.fine]
+    uncovered = [interpreter for interpreter, cover in rows if not interpreter.unsupported and not cover.fine]
     if args.json:
         print_json(
             {
@@ -113,7 +113,7 @@ def _as_json(interpreter: Interpreter, cover: Coverage) -> dict[str, object]:
         "covered_by": list(cover.by),
         "blasenv": cover.version or None,
         "compiled": cover.compiled,
-        "supported": interpreter.supported,
+        "supported": not interpreter.unsupported,
         "intact": not cover.problems,
         "problems": list(cover.problems),
         "advice": cover.advice or None,
@@ -129,7 +129,7 @@ def _as_text(rows: list[tuple[Interpreter, Coverage]], uncovered: int, notes: li
     remarks = []
     for interpreter, cover in rows:
         covered = paint("green", " + ".join(cover.by)) if cover.by else paint("red", "no")
-        if not interpreter.supported:
+        if interpreter.unsupported:
             covered = paint("dim", "-")
         code = "" if not cover.by else "compiled" if cover.compiled else "no .pyc"
         path = printable(interpreter.path)
@@ -138,7 +138,7 @@ def _as_text(rows: list[tuple[Interpreter, Coverage]], uncovered: int, notes: li
             remarks.append(paragraph(f"{path}: {'; '.join([*cover.problems, cover.advice])}"))
     parts = [table(["PYTHON", "KIND", "COVERED BY", "CODE", "INTERPRETER"], lines)] if lines else []
     parts += [paragraph(printable(note)) for note in notes] + remarks
-    supported = sum(interpreter.supported for interpreter, _ in rows)
+    supported = sum(not interpreter.unsupported for interpreter, _ in rows)
     if not rows:
         parts.append("No Python interpreter found.")
     elif uncovered:

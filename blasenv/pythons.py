@@ -39,8 +39,13 @@ class Interpreter:
         return self.kind in ("venv", "virtualenv", "uv venv")
 
     @property
-    def supported(self) -> bool:
-        return self.version is None or self.version >= OLDEST
+    def unsupported(self) -> str:
+        """Why blasenv can do nothing for it, "" when it can."""
+        if self.version is not None and self.version < OLDEST:
+            return "older than Python 3.9"
+        if os.path.basename(self.stdlib).startswith("pypy"):
+            return "PyPy has no os.sched_getaffinity, so that the start-up code cannot count CPUs"
+        return ""
 
 
 def resolve(root: str, path: str) -> str:

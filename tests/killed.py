@@ -2,8 +2,9 @@
 
     killed.py STDLIB INTERPRETER VENV_PYTHON SPARE_DIRECTORY
 
-Run by test_install_killed.py; a process without threads, because it forks. Prints the number
-of kills and of the different states they left, for each command, or fails.
+Run by test_install_killed.py, and by docker-tests/every-interpreter on Debian's own Python.
+A process without threads, because it forks. Prints the number of kills and of the different
+states they left, for each command, or fails.
 """
 
 from __future__ import annotations
@@ -17,13 +18,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from prefix import snapshot
+from snapshot import snapshot
 
 from blasenv.install import install_command, uninstall_command
 
 WRITES = {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.link", "os.symlink", "os.chmod", "os.chown", "os.utime"}
 KILLED = 137
 TOUCHED = ("sitecustomize*", "__pycache__", "_blasenv_startup")  # the rest is compared, too
+DIVERSIONS = Path("/var/lib/dpkg/diversions")
 
 
 def changes(event: str, args: tuple[Any, ...]) -> bool:
@@ -67,7 +69,11 @@ def main(stdlib: Path, interpreter: str, venv_python: str, spare: Path) -> None:
 
     def contents() -> dict[str, tuple[object, ...]]:
         # What is written anew has a new time, also inside a .pyc: only its name counts here.
-        return {path: () if path.endswith(".pyc") else kind[:4] for path, kind in snapshot(stdlib).items()}
+        kinds = {path: () if path.endswith(".pyc") else kind[:4] for path, kind in snapshot(stdlib).items()}
+        return {**kinds, str(DIVERSIONS): diversions()}
+
+    def diversions() -> tuple[object, ...]:
+        return (DIVERSIONS.read_bytes(),) if DIVERSIONS.exists() else ()
 
     def copy(source: Path, target: Path) -> None:
         target.mkdir(exist_ok=True)
@@ -77,9 +83,13 @@ def main(stdlib: Path, interpreter: str, venv_python: str, spare: Path) -> None:
         paths = [path for place in TOUCHED for path in source.glob(place)]
         if paths:
             subprocess.run(["cp", "-a", *paths, target], check=True)  # keeps hard links and times
+        if target != stdlib and DIVERSIONS.exists():
+            shutil.copy2(DIVERSIONS, target / "diversions")
+        elif (source / "diversions").exists() and (source / "diversions").read_bytes() != diversions()[0]:
+            shutil.copy2(source / "diversions", DIVERSIONS)
 
     silent = start()
-    pristine, without = snapshot(stdlib), spare / "without"
+    pristine, without, undiverted = snapshot(stdlib), spare / "without", diversions()
     copy(stdlib, without)
     assert run(install_command, interpreter) == 0
     complete, installed = contents(), spare / "installed"
@@ -108,6 +118,7 @@ def main(stdlib: Path, interpreter: str, venv_python: str, spare: Path) -> None:
             assert run(uninstall_command, interpreter) == 0, where
             after = snapshot(stdlib)
             assert after == pristine, f"{where}, then uninstall: {after.items() ^ pristine.items()}"
+            assert diversions() == undiverted, where
         print(kill_at - 1, len(seen))
 
 

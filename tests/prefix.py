@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
-import stat
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -69,17 +67,3 @@ def copy_hook(site_packages: Path) -> None:
     """What pip puts into a site-packages directory."""
     shutil.copytree(PACKAGE, site_packages / "blasenv", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(PACKAGE / "a0_blasenv.pth", site_packages)
-
-
-def snapshot(directory: Path) -> dict[str, tuple[object, ...]]:
-    """Each path below ``directory`` with its mode, owner, and contents or link; times but for directories'."""
-    found: dict[str, tuple[object, ...]] = {}
-    for path in sorted(directory.rglob("*")):
-        info = path.lstat()
-        kind: tuple[object, ...] = (info.st_mode, info.st_uid, info.st_gid)
-        if stat.S_ISLNK(info.st_mode):
-            kind += (str(path.readlink()), info.st_mtime_ns)
-        elif stat.S_ISREG(info.st_mode):
-            kind += (hashlib.sha256(path.read_bytes()).hexdigest(), info.st_mtime_ns)
-        found[str(path.relative_to(directory))] = kind
-    return found

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 from conftest import NEWEST_TESTED, PYTHONS, ROOT, Cgroup, clean_environ, run
-from prefix import TEMPLATE, Prefix, copy_by_hand, make_prefix, snapshot
+from prefix import TEMPLATE, Prefix, copy_by_hand, make_prefix
+from snapshot import snapshot
 
 from blasenv.placed import digest
 
@@ -186,6 +187,14 @@ def test_an_interpreter_that_starts_otherwise_afterwards_is_left_alone(prefix: P
     )
     before = snapshot(prefix.directory)
     assert "who is that?" in blasenv("install", prefix.python, status=1).stderr
+    assert snapshot(prefix.directory) == before
+
+
+def test_an_interpreter_that_does_not_run_it_is_left_alone(prefix: Prefix) -> None:
+    # Something else is imported in its place.
+    (prefix.stdlib / "site-packages" / "early.pth").write_text("import sys; sys.modules['sitecustomize'] = sys\n")
+    before = snapshot(prefix.directory)
+    assert "blasenv did not run" in blasenv("install", prefix.python, status=1).stderr
     assert snapshot(prefix.directory) == before
 
 

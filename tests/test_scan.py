@@ -174,6 +174,17 @@ def test_strict_is_content_when_all_that_can_be_are_covered(image: Image) -> Non
     assert text.stderr == ""
 
 
+def test_what_cannot_be_covered_says_why(image: Image) -> None:
+    found = image.scan("opt", "home")
+    why = {path: one["problems"] for path, one in found.items() if not one["supported"]}
+    assert why == {
+        "/home/ada/.pyenv/versions/3.8.18/bin/python3.8": ["older than Python 3.9"],
+        "/opt/pypy3.10-v7.3.17/bin/pypy3.10": [
+            "PyPy has no os.sched_getaffinity, so that the start-up code cannot count CPUs"
+        ],
+    }
+
+
 def test_starts_nothing_and_writes_nothing(image: Image) -> None:
     code = """
 import sys
