@@ -192,21 +192,41 @@ def program_name(argv: "Sequence[str]") -> str:
     """The basename of the script, or the -m module, that this interpreter runs.
 
     When the hook runs, sys.argv has only "-m" in the place of the module. The full command
-    line is in sys.orig_argv, since Python 3.10, and in /proc/self/cmdline.
+    line is in sys.orig_argv, since Python 3.10, and in /proc/self/cmdline. A worker that
+    multiprocessing starts afresh (spawn, forkserver; uvicorn --workers) belongs to its parent's
+    program.
     """
     if not argv or argv[0] not in ("-m", "-c"):
         return os.path.basename(argv[0]) if argv else ""
-    if argv[0] == "-c":
-        return "-c"
-    words = getattr(sys, "orig_argv", None)
-    if words is None:
-        words = [os.fsdecode(word) for word in _read("/proc/self/cmdline", MAX_FILE)[0].split(b"\0")]
-    # python(1): short options may share a word; m, c, W and X take its rest or the next word.
-    for number, word in enumerate(words[1:], 2):
-        for place, option in enumerate(word[1:] if word[:1] == "-" and word[:2] != "--" else "", 2):
+    words = getattr(sys, "orig_argv", None) or _command_line("self")
+    if argv[0] == "-c" and any(word.startswith("from multiprocessing.") for word in words):
+        words = _command_line(str(os.getppid()))
+    return parse_command_line(words)
+
+
+def _command_line(process: str) -> "list[str]":
+    return [os.fsdecode(word) for word in _read(f"/proc/{process}/cmdline", MAX_FILE)[0].split(b"\0")]
+
+
+def parse_command_line(words: "Sequence[str]") -> str:
+    """The program in an interpreter's command line: a script's basename, a -m module, "-c" or "".
+
+    python(1): short options may share a word; m, c, W and X take its rest or the next word.
+    """
+    following = iter(words[1:])
+    for word in following:
+        if not word.startswith("-") or word == "-":
+            return os.path.basename(word)
+        if word == "--check-hash-based-pycs":
+            next(following, "")
+        for place, option in enumerate("" if word.startswith("--") else word[1:], 2):
             if option == "m":
-                return str(word[place:] or "".join(words[number : number + 1]))
-            if option in "cWX":
+                return word[place:] or next(following, "")
+            if option == "c":
+                return "-c"
+            if option in "WX":
+                if not word[place:]:
+                    next(following, "")
                 break
     return ""
 

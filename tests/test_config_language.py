@@ -473,6 +473,25 @@ def test_the_module_behind_m(tmp_path: Path, words: list[str]) -> None:
     assert run([sys.executable, *words], cwd=tmp_path).stdout == "'say.name'\n"
 
 
+@pytest.mark.parametrize(
+    ("words", "program"),
+    [
+        (["python3", "/opt/bin/train.py", "-m", "x"], "train.py"),
+        (["python3", "-Bu", "-X", "dev", "train.py"], "train.py"),
+        (["python3", "-m", "uvicorn", "app:app"], "uvicorn"),
+        (["python3", "-c", "pass", "-m", "x"], "-c"),
+        (["python3", "-Ic", "pass"], "-c"),
+        (["python3", "-"], "-"),
+        (["python3", "-m"], ""),
+        (["python3", "-X"], ""),
+        (["python3"], ""),
+        ([], ""),
+    ],
+)
+def test_parse_command_line(words: list[str], program: str) -> None:
+    assert _rare.parse_command_line(words) == program
+
+
 def sparse(path: Path, size: int) -> None:
     path.touch()
     os.truncate(path, size)

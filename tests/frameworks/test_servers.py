@@ -75,20 +75,13 @@ def test_setting(setting: str, servers: Venv, group: Cgroup, tmp_path: Path) -> 
     assert found == {SETTINGS[setting]}
 
 
-SPAWNED = pytest.param(
-    UVICORN,
-    marks=pytest.mark.xfail(reason="a spawned worker does not know its parent's program"),
-    id="uvicorn",
-)
-
-
-@pytest.mark.parametrize("server", [SPAWNED, pytest.param(CELERY, id="celery")])
+@pytest.mark.parametrize("server", [pytest.param(UVICORN, id="uvicorn"), pytest.param(CELERY, id="celery")])
 def test_workers_have_the_setting(server: list[str], servers: Venv, group: Cgroup, tmp_path: Path) -> None:
     script = servers.directory / "bin" / server[0]
     assert serve([script, *server[1:]], group, tmp_path, f"[programs]\n{server[0]} = 3\n") == {("3", "program")}
 
 
-@pytest.mark.parametrize("server", [pytest.param(GUNICORN, id="gunicorn"), SPAWNED])
+@pytest.mark.parametrize("server", [pytest.param(GUNICORN, id="gunicorn"), pytest.param(UVICORN, id="uvicorn")])
 def test_run_as_a_module(server: list[str], servers: Venv, group: Cgroup, tmp_path: Path) -> None:
     found = serve([servers.python, "-m", *server], group, tmp_path, f"[programs]\n{server[0]} = 3\n")
     assert found == {("3", "program")}
