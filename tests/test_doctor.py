@@ -229,7 +229,7 @@ def test_libraries_and_openmp(patient: Venv) -> None:
     assert one(patient, "libraries")["state"] == "skipped"
     wheel = {"a.libs/libgomp-1.so.1": b"\x7fELF", "numpy.libs/libscipy_openblas64_-1.so": b"\x7fELF OpenBLAS 0.3.30 "}
     with package(patient, wheel):
-        assert one(patient, "libraries")["value"] == ("GNU OpenMP in a.libs; OpenBLAS 0.3.30 (pthreads) in numpy.libs")
+        assert one(patient, "libraries")["value"] == ("GNU OpenMP in a.libs\nOpenBLAS 0.3.30 (pthreads) in numpy.libs")
         assert one(patient, "openmp")["state"] == "ok"
     with package(patient, {**wheel, "mkl.libs/libiomp5.so": b"\x7fELF"}):
         found = one(patient, "openmp")

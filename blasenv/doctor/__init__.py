@@ -67,7 +67,9 @@ def _check(names: list[str], args: argparse.Namespace) -> int:
         return int(bool(bad))
     rows = []
     for name, result in results.items():
-        rows.append((name, paint(_STYLES[result.state], result.state), result.value))
+        first, *more = result.value.split("\n")
+        rows.append((name, paint(_STYLES[result.state], result.state), first))
+        rows += [("", "", line) for line in more]
         if result.advice:
             rows.append(("", "", f"→ {result.advice}"))
     print(table(("CHECK", "STATE", "FOUND"), rows))

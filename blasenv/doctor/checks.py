@@ -15,7 +15,7 @@ class Result:
     state: str
     """ok, warning, problem, or skipped when there was nothing to check."""
     value: str
-    """What was found, in words."""
+    """What was found, in words; may be several lines."""
     advice: str = ""
     """What to do; never empty for a warning or a problem."""
 

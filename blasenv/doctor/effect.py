@@ -145,7 +145,7 @@ def libraries() -> Result:
     found = installed_libraries(_places())
     if not found:
         return Result("skipped", "none is installed (a distribution's own, such as /usr/lib's, is not looked for)")
-    return Result("ok", "; ".join(f"{library} in {_package(library)}" for library in found))
+    return Result("ok", "\n".join(f"{library} in {_package(library)}" for library in found))
 
 
 def _package(library: Library) -> str:

@@ -61,7 +61,7 @@ def hook() -> Result:
         if contents is None:
             return Result("ok", f"ran, from {decision.by}")
         line = printable(contents.decode("utf-8", "replace").strip())
-        return Result("ok", f"ran, from {directory}/{placed.HOOK}, sha256 {placed.digest(contents)}: {line}")
+        return Result("ok", f"ran, from {directory}/{placed.HOOK}\n{line}\nsha256 {placed.digest(contents)}")
     if os.environ.get("BLASENV_DISABLE", "") not in ("", "0"):
         return Result("warning", "switched off by BLASENV_DISABLE", "Unset BLASENV_DISABLE to have it back.")
     if directory is not None:
@@ -93,7 +93,7 @@ def files() -> Result:
             value = f"{directory}/{name} is not the installed file"
             return Result("problem", value, "See who changed it; then pip install --force-reinstall blasenv")
     module = placed.read_file(os.path.join(directory, "blasenv", "__init__.py"))
-    sha = f"; blasenv/__init__.py has sha256 {placed.digest(module)}" if module is not None else ""
+    sha = f"\nblasenv/__init__.py: sha256 {placed.digest(module)}" if module is not None else ""
     return Result("ok", f"{len(recorded)} files are as in RECORD{sha}")
 
 

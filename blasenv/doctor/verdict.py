@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections import Counter
 from dataclasses import asdict, dataclass
@@ -120,8 +121,8 @@ def _judge_throttled(process: Process, busy: list[Thread]) -> Verdict | None:
     throttled = change.share >= THROTTLED
     cpus = _count(process.allowed, "CPU")
     stopped = f"the kernel stopped {'it' if len(busy) == 1 else 'them'} in {_percent(change.share)} of the periods"
-    # One above a quota of 1.5 may do; two above can't all run, throttled or not.
-    if len(busy) > thread_count(process) + (not throttled):
+    # Two threads may do with 1.5 CPUs. Three can't all run, throttled or not.
+    if len(busy) > (thread_count(process) if throttled else math.ceil(process.allowed)):
         if not throttled:
             stopped = _queued(busy)
         sentence = f"Threads: {len(busy)} busy threads{_of(process)} share {cpus}; {stopped}."
