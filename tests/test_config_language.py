@@ -18,7 +18,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import blasenv
-from blasenv._rare import parse_config
+from blasenv._rare import parse_command_line, parse_config
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -489,7 +489,7 @@ def test_the_module_behind_m(tmp_path: Path, words: list[str]) -> None:
     ],
 )
 def test_parse_command_line(words: list[str], program: str) -> None:
-    assert _rare.parse_command_line(words) == program
+    assert parse_command_line(words) == program
 
 
 def sparse(path: Path, size: int) -> None:
