@@ -15,7 +15,6 @@ import sys
 
 import blasenv
 from blasenv import placed
-from blasenv._types import Decision
 from blasenv.observe import observe
 from blasenv.report import RULES
 from blasenv.text import printable
@@ -40,9 +39,9 @@ def hook_directory() -> str | None:
     return found[0] if found else None
 
 
-def hook_decision() -> Decision | None:
+def hook_decision() -> blasenv.Decision | None:
     """What the hook decided when this process started, None when it did not run."""
-    decision: Decision | None = vars(sys).get("_blasenv")
+    decision: blasenv.Decision | None = vars(sys).get("_blasenv")
     return decision
 
 
