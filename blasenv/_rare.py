@@ -193,15 +193,18 @@ def program_name(argv: "Sequence[str]") -> str:
 
     When the hook runs, sys.argv has only "-m" in the place of the module. The full command
     line is in sys.orig_argv, since Python 3.10, and in /proc/self/cmdline. A worker that
-    multiprocessing starts afresh (spawn, forkserver; uvicorn --workers) belongs to its parent's
-    program.
+    multiprocessing (spawn, forkserver; uvicorn --workers) or loky (joblib) starts afresh belongs
+    to its parent's program.
     """
     if not argv or argv[0] not in ("-m", "-c"):
         return os.path.basename(argv[0]) if argv else ""
     words = getattr(sys, "orig_argv", None) or _command_line("self")
-    if argv[0] == "-c" and any(word.startswith("from multiprocessing.") for word in words):
-        words = _command_line(str(os.getppid()))
-    return parse_command_line(words)
+    name = parse_command_line(words)
+    if name.endswith("loky.backend.popen_loky_posix") or (
+        name == "-c" and any(word.startswith("from multiprocessing.") for word in words)
+    ):
+        name = parse_command_line(_command_line(str(os.getppid())))
+    return name
 
 
 def _command_line(process: str) -> "list[str]":

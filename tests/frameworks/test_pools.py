@@ -76,7 +76,6 @@ def test_pytest_xdist(pools: Frameworks, group: Cgroup, tmp_path: Path) -> None:
     assert measure(pools, group, [*suite, PROGRAMS / "xdist_workers.py"], tmp_path) == undivided(2)
 
 
-@pytest.mark.xfail(reason="a worker takes joblib's number for a parent's decision when both are the same")
 def test_joblib_in_a_program_that_has_a_setting(pools: Frameworks, group: Cgroup, tmp_path: Path) -> None:
     """Where the setting and joblib's division come to the same number, and no limit does."""
     (tmp_path / "blasenv.toml").write_text('[programs]\n"joblib_workers.py" = "single"\n')
