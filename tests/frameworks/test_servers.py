@@ -81,12 +81,21 @@ def test_workers_have_the_setting(server: list[str], servers: Venv, group: Cgrou
     assert serve([script, *server[1:]], group, tmp_path, f"[programs]\n{server[0]} = 3\n") == {("3", "program")}
 
 
+@pytest.mark.parametrize("server", [pytest.param(UVICORN, id="uvicorn"), pytest.param(CELERY, id="celery")])
+def test_without_blasenv_workers_have_no_number(
+    server: list[str], servers: Venv, group: Cgroup, tmp_path: Path
+) -> None:
+    script = servers.directory / "bin" / server[0]
+    assert serve([script, *server[1:]], group, tmp_path, f'[programs]\n{server[0]} = "off"\n') == {(None, "disabled")}
+
+
 @pytest.mark.parametrize("server", [pytest.param(GUNICORN, id="gunicorn"), pytest.param(UVICORN, id="uvicorn")])
 def test_run_as_a_module(server: list[str], servers: Venv, group: Cgroup, tmp_path: Path) -> None:
     found = serve([servers.python, "-m", *server], group, tmp_path, f"[programs]\n{server[0]} = 3\n")
     assert found == {("3", "program")}
 
 
-def test_settings_of_others_do_not_count(servers: Venv, group: Cgroup, tmp_path: Path) -> None:
-    script = servers.directory / "bin" / "gunicorn"
-    assert serve([script, *GUNICORN[1:]], group, tmp_path, "[programs]\nuvicorn = 3\n") == {("1", "quota")}
+@pytest.mark.parametrize("server", [pytest.param(server, id=server[0]) for server in (GUNICORN, UVICORN, CELERY)])
+def test_settings_of_others_do_not_count(server: list[str], servers: Venv, group: Cgroup, tmp_path: Path) -> None:
+    script = servers.directory / "bin" / server[0]
+    assert serve([script, *server[1:]], group, tmp_path, "[programs]\nother = 3\n") == {("1", "quota")}
