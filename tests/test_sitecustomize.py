@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 import zipapp
 from collections.abc import Callable
 from pathlib import Path
@@ -42,6 +43,8 @@ def test_covers_the_base_and_every_venv_made_from_it(version: str, tmp_path: Pat
     pythons = [prefix.python, before.python]
     pythons.append(prefix.venv(tmp_path / "after").python)
     pythons.append(prefix.venv(tmp_path / "copies", "--copies").python)
+    run([sys.executable, "-m", "virtualenv", "-q", "--no-seed", "--python", prefix.python, tmp_path / "virtualenv"])
+    pythons.append(tmp_path / "virtualenv" / "bin" / "python")
     if uv := find_uv():
         run([uv, "venv", "--quiet", "--python", prefix.python, tmp_path / "uv"])
         pythons.append(tmp_path / "uv" / "bin" / "python")
