@@ -97,6 +97,8 @@ def check_decision(case: Decision, numpy: bool) -> dict[str, object]:
         command = ("unshare", "--cgroup", "--mount", *REMOUNT, *command)
     elif case.namespace == "parent":
         start = groups[-2]
+        # A group that hands controllers down can have no member of its own (cgroup-v2.rst, No Internal Process).
+        (start / "cgroup.subtree_control").write_text("-cpu -cpuset")
         command = ("unshare", "--cgroup", "--mount", *REMOUNT, *ENTER, f"/sys/fs/cgroup/{groups[-1].name}", *command)
     try:
         return run_in(start, command, {**ENVIRON, **case.environ})
