@@ -11,7 +11,7 @@ import blasenv
 from . import report
 from .capture import capture
 from .observe import look_arguments, observe, settings, toml
-from .text import count, paint, paragraph, print_json, printable, table
+from .text import count, number, paint, paragraph, print_json, printable, table
 from .view import View, blasenv_shows
 
 if TYPE_CHECKING:
@@ -60,8 +60,8 @@ def page(view: View) -> str:
         ("Decision", decision(view)),
     )
     blocks = []
-    for number, (title, lines) in enumerate(steps, 1):
-        blocks.append("\n".join([paint("bold", f"{number}. {title}"), *lines]))
+    for place, (title, lines) in enumerate(steps, 1):
+        blocks.append("\n".join([paint("bold", f"{place}. {title}"), *lines]))
     return "\n\n".join([*blocks, *(paragraph(note) for note in view.remarks())])
 
 
@@ -136,7 +136,7 @@ def cpu_limit(view: View) -> Iterable[str]:
     elif mounts:
         yield _line("!", "none of them shows our group; no limit is seen", 1)
     if smallest:
-        yield _line("", f"The smallest applies: {report.number(report.limit_cpus(smallest) or 0)} CPUs.")
+        yield _line("", f"The smallest applies: {count(report.limit_cpus(smallest) or 0, 'CPU')}.")
     elif levels_read:
         yield _line("", "No level sets a limit.")
 
@@ -145,7 +145,7 @@ def _level(limit: Limit, *, taken: bool) -> tuple[str, str, str, str, str]:
     """One level as a row: mark, CPUs, quota, period, file and what is the matter with it."""
     cpus, path = report.limit_cpus(limit), printable(limit.path)
     if cpus is not None:
-        return (paint("green", "*") if taken else "", report.number(cpus), str(limit.quota), str(limit.period), path)
+        return (paint("green", "*") if taken else "", number(cpus), str(limit.quota), str(limit.period), path)
     if not limit.note:
         return ("", "all", "none", "", path)
     # The root group has no limit and so no file; a level that went away is no error, either.

@@ -21,8 +21,7 @@ from collections.abc import Iterator
 
 import blasenv
 from blasenv import _rare
-from blasenv.report import number
-from blasenv.text import Failure
+from blasenv.text import Failure, count, number
 from blasenv.throttling import Level, find_levels, read_throttling
 
 PERIOD = 100_000  # microseconds, the kernel's default and Docker's
@@ -72,9 +71,8 @@ def _say_throttling(level: Level, cpus: float) -> None:
     throttling = read_throttling(level)
     if throttling is None:
         return
-    limit = f"{number(cpus)} CPU{'' if cpus == 1 else 's'}"
     counts = f"{throttling.throttled} of {throttling.periods} periods ({100 * throttling.share:.0f} %)"
-    print(f"blasenv: throttled in {counts} under a limit of {limit}", file=sys.stderr)
+    print(f"blasenv: throttled in {counts} under a limit of {count(cpus, 'CPU')}", file=sys.stderr)
 
 
 @contextlib.contextmanager

@@ -6,7 +6,7 @@ import re
 from fractions import Fraction
 from typing import TYPE_CHECKING, NamedTuple
 
-from .text import count
+from .text import count, number
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -22,7 +22,7 @@ RULES = {
     "program": "the configuration has a line for this program",
     "quota": "the CPU limit is below the CPUs this process can see",
     "no-gap": "the CPU limit is no smaller than the visible CPUs, so libraries count right by themselves",
-    "no-limit": "no CPU limit was found, so libraries count right by themselves",
+    "no-limit": "no CPU limit was found; libraries count the visible CPUs",
     "not-linux": "this is not Linux, which is where such CPU limits are",
     "error": "something unforeseen happened, and the environment stayed as it was",
 }
@@ -55,12 +55,6 @@ class Library(NamedTuple):
     threads: int | None
     """None where that is the library's own affair."""
     reason: str
-
-
-def number(value: float) -> str:
-    """A count of CPUs for people: 4, 1.5, 0.333."""
-    text = f"{value:.3f}".rstrip("0").rstrip(".")
-    return text if text != "0" else f"{value:g}"
 
 
 def limit_cpus(limit: Limit) -> float | None:
@@ -119,6 +113,10 @@ def reason(decision: Decision, config: Config, limits: Sequence[Limit], affinity
         return f"{RULES[rule]}: {config.program} = " + (str(setting) if isinstance(setting, int) else f'"{setting}"')
     if rule == "disabled" and config.mode == "off":
         return f'{RULES[rule]}: mode = "off"'
+    # A mount that shows neither our group nor one above it hides a limit, too.
+    unseen = [limit.note for limit in limits if limit.version and limit.path.startswith("/proc/")]
+    if rule == "no-limit" and unseen:
+        return f"no CPU limit can be seen, and there may be one: {unseen[0]}"
     return RULES.get(rule, rule)
 
 

@@ -98,9 +98,7 @@ def facts(view: View) -> list[tuple[str, str]]:
         )
     limit = report.bandwidth(seen.limits)
     cpus = report.limit_cpus(limit) if limit else None
-    rows.append(
-        ("CPU limit", f"{report.number(cpus)} CPUs, from {printable(limit.path)}" if limit and cpus else "none seen")
-    )
+    rows.append(("CPU limit", f"{count(cpus, 'CPU')}, from {printable(limit.path)}" if limit and cpus else "none seen"))
     rows.append(("visible CPUs", str(view.affinity)))
     if seen.cores != view.affinity:
         rows[-1] = ("visible CPUs", f"{view.affinity} on {count(seen.cores, 'core')}")

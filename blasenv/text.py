@@ -83,9 +83,15 @@ def table(headers: Sequence[str], rows: Iterable[Sequence[object]], indent: str 
     return "\n".join(out)
 
 
-def count(number: int, noun: str) -> str:
-    """``1 thread``, ``2 threads``."""
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+def number(value: float) -> str:
+    """A number for people: 4, 1.5, 0.333."""
+    text = f"{value:.3f}".rstrip("0").rstrip(".")
+    return text if text != "0" else f"{value:g}"
+
+
+def count(value: float, noun: str) -> str:
+    """``1 thread``, ``1.5 CPUs``."""
+    return f"{number(value)} {noun}" if value == 1 else f"{number(value)} {noun}s"
 
 
 def printable(text: str) -> str:

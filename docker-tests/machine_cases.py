@@ -120,3 +120,33 @@ LOADS = (
     Load("interpolate", "blasenv", QUOTA, 4 + 3, short=True),
     Load("interpolate", "blasenv", None, 48 + 47),
 )
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command of blasenv, run in the machine, and what it must say."""
+
+    name: str
+    arguments: tuple[str, ...]
+    """For ``python3 -m blasenv``; {pid} is a program that is at work under the quota without blasenv."""
+    says: tuple[str, ...]
+    """In its output, blanks and line ends made one."""
+    status: int = 0
+    limited: bool = False
+    """Whether it runs under the quota, too."""
+    short: bool = False
+
+
+ASK = "import blasenv, sys; print('seen', blasenv.cpu_quota(), blasenv.run().threads); sys.exit(3)"
+COMMANDS = (
+    Command("doctor PID", ("doctor", "{pid}"),
+            ("busy threads (OpenBLAS) share 4 CPUs", "Restart it with OMP_NUM_THREADS=4", "CPUs, 48 threads"),
+            status=1, short=True),
+    Command("doctor blas decision throttling", ("doctor", "decision", "blas", "throttling"),
+            ("OMP_NUM_THREADS=4", "numpy 4"), limited=True),
+    Command("limit --cpus 2.5", ("limit", "--cpus", "2.5", "--", "python3", "-c", ASK),
+            ("seen 2.5 2", "under a limit of 2.5 CPUs"), status=3, short=True),
+    Command("bench", ("bench", "--only", "matmul-small", "--threads", "1,4,48", "--rounds", "2", "--seconds", "60"),
+            ("48 CPUs visible, a limit of 4 CPUs; blasenv sets 4 here", "THREADS MEDIAN RANGE THROTTLED"),
+            limited=True),
+)  # fmt: skip

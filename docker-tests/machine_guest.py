@@ -16,7 +16,7 @@ import zipfile
 from importlib.metadata import version
 from pathlib import Path
 
-from machine_cases import DECISIONS, FOUR, LOADS, QUOTA, ROUNDS, SECONDS, SWEEP, Decision
+from machine_cases import COMMANDS, DECISIONS, FOUR, LOADS, QUOTA, ROUNDS, SECONDS, SWEEP, Command, Decision
 
 CGROUPS = Path("/sys/fs/cgroup")
 MARK = "RESULT "  # the kernel may write to the console, too
@@ -139,6 +139,32 @@ def measure(program: str, quota: int | None, threads: int | None, seconds: float
     return {"threads": started, "usec": int(elapsed * 1e6), **counted}
 
 
+def run_command(case: Command) -> dict[str, object]:
+    """What a command of blasenv says, while a program that never heard of blasenv is at work if it asks for one."""
+    pod, container = make_groups((FOUR, ""))
+    program = None
+    try:
+        if "{pid}" in case.arguments:
+            environ = {**ENVIRON, "BLASENV_DISABLE": "1"}
+            command = [*ENTER, str(container), *PROGRAM, "matmul + solve"]
+            program = subprocess.Popen(command, env=environ, stdout=subprocess.PIPE, text=True)
+            assert program.stdout
+            program.stdout.readline()
+        arguments = [word.format(pid=program.pid) if program else word for word in case.arguments]
+        done = subprocess.run(
+            [*ENTER, str(container if case.limited else CGROUPS), "/usr/bin/python3", "-m", "blasenv", *arguments],
+            env={**ENVIRON, "COLUMNS": "80"}, cwd="/", capture_output=True, text=True, check=False, timeout=300,
+        )  # fmt: skip
+        return {"status": done.returncode, "stdout": done.stdout, "stderr": done.stderr}
+    finally:
+        (pod / "cpu.max").write_text("max")
+        if program:
+            program.kill()
+            program.wait()
+        container.rmdir()
+        pod.rmdir()
+
+
 def install(wheel: Path) -> None:
     """What pip does with a wheel of pure Python."""
     zipfile.ZipFile(wheel).extractall(sysconfig.get_path("purelib"))
@@ -162,6 +188,9 @@ def main() -> None:
     for case in DECISIONS:
         if case.short or not short:
             tell("decision", name=case.name, result=check_decision(case, numpy=not short))
+    for command in COMMANDS:
+        if command.short or not short:
+            tell("command", name=command.name, result=run_command(command))
     for _ in range(0 if short else rounds):
         for threads in SWEEP:
             tell("sweep", name=str(threads), result=measure("matmul + solve", QUOTA, threads, seconds))

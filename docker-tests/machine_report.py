@@ -92,6 +92,15 @@ values each; SciPy's OpenBLAS starts as many threads as NumPy's, less the main t
 
 {sweep}
 
+## What the doctor says
+
+A program that never heard of blasenv is at work there, and this is asked from outside:
+
+```console
+$ blasenv doctor PID
+{doctor}
+```
+
 ## What blasenv decides
 
 Numbers are CPUs of quota, from the outermost cgroup to the one of the process.
@@ -127,6 +136,7 @@ def render_page(results: Sequence[Result]) -> str:
             ("`OMP_NUM_THREADS`", "throttled periods", "standing still"),
             [(threads, *_throttled(sweep[str(threads)])) for threads in SWEEP],
         ),
+        doctor=group(results, "command")["doctor PID"][0]["stdout"].rstrip(),
         decisions=_table(
             ("where Python starts", "rule", "`OMP_NUM_THREADS`", "NumPy's threads"),
             [

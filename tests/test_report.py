@@ -6,7 +6,7 @@ import pytest
 
 import blasenv
 from blasenv import report
-from blasenv.text import printable, table
+from blasenv.text import number, printable, table
 
 
 def limit(quota: int | None, period: int | None = 100_000, controller: str = "cpu", path: str = "/f") -> blasenv.Limit:
@@ -33,6 +33,9 @@ def test_reasons_carry_their_numbers() -> None:
     assert reason([limit(800_000)], 16, 4, LOCAL_WORLD_SIZE="4").startswith("the CPU limit of 8, shared by 4 ranks, is")
     assert "2 cores" in reason([limit(300_000), limit(2, 1, "smt")], 4)
     assert reason([], 8) == report.RULES["no-limit"]
+    hidden = limit(None, None, path="/proc/self/mountinfo")
+    hidden.note = "no mount shows the cgroup b'/../..'"
+    assert reason([hidden], 8).startswith("no CPU limit can be seen, and there may be one: no mount shows")
     assert reason([], 8, OMP_NUM_THREADS="3").startswith("OMP_NUM_THREADS=3 is in the environment")
     assert reason([], 8, BLASENV_THREADS="3").endswith("threads = 3")
     assert reason([], 8, BLASENV_MODE="single").endswith('mode = "single"')
@@ -51,7 +54,7 @@ def test_the_least_limit_is_exact_and_the_nearest() -> None:
     ("value", "text"), [(4.0, "4"), (1.5, "1.5"), (1 / 3, "0.333"), (0.00001, "1e-05"), (100.0, "100")]
 )
 def test_numbers_are_for_people(value: float, text: str) -> None:
-    assert report.number(value) == text
+    assert number(value) == text
 
 
 def libraries(

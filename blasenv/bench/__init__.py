@@ -9,8 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from blasenv import MAX_THREADS, __version__
-from blasenv.report import number
-from blasenv.text import Failure, paragraph, print_json
+from blasenv.text import Failure, count, paragraph, print_json
 from blasenv.throttling import find_levels, tightest
 
 from . import chart, measure, startup
@@ -99,8 +98,8 @@ def _report(
 ) -> None:
     level = tightest(find_levels())
     quota = level.cpus if level else None
-    limit = "no CPU limit" if quota is None else f"a limit of {number(quota)} CPU{'' if quota == 1 else 's'}"
-    title = f"{affinity} CPU{'' if affinity == 1 else 's'} visible, {limit}"
+    limit = "no CPU limit" if quota is None else f"a limit of {count(quota, 'CPU')}"
+    title = f"{count(affinity, 'CPU')} visible, {limit}"
     if args.svg:
         try:
             Path(args.svg).write_text(chart.svg(workloads, series, choice, title), encoding="utf-8")

@@ -10,8 +10,7 @@ import sys
 from collections.abc import Sequence
 
 from blasenv.observe import observe
-from blasenv.report import number
-from blasenv.text import printable
+from blasenv.text import count, printable
 from blasenv.throttling import find_levels, read_throttling, tightest
 
 from .checks import Result, check
@@ -105,9 +104,9 @@ def blas() -> Result:
             counts[name] = int(result.stdout)
         else:
             failed.append(f"{name} can't be imported ({printable(result.stderr.strip().rpartition(chr(10))[2][:100])})")
-    value = ", ".join([f"{name}: {count} thread{'' if count == 1 else 's'}" for name, count in counts.items()] + failed)
-    value += f"; {number(_cpus())} CPU{'' if _cpus() == 1 else 's'} allowed"
-    if any(count > fits for count in counts.values()):
+    value = ", ".join([f"{name}: {count(threads, 'thread')}" for name, threads in counts.items()] + failed)
+    value += f"; {count(_cpus(), 'CPU')} allowed"
+    if any(threads > fits for threads in counts.values()):
         if fits >= _visible():  # as many CPUs as it sees: nothing is throttled
             return Result("ok", value)
         many = max(counts, key=lambda name: counts[name])
@@ -214,9 +213,8 @@ def variables() -> Result:
     }
     high = [f"{name}={value}" for name, value in asked.items() if value.isdigit() and int(value) > max(1.0, allowed)]
     if high:
-        cpus = f"{number(allowed)} CPU{'' if allowed == 1 else 's'}"
         advice = "Remove them from the image or the pod (blasenv keeps what it finds), or say override = true."
-        return Result("problem", f"{', '.join(high)}, with {cpus}", advice)
+        return Result("problem", f"{', '.join(high)}, with {count(allowed, 'CPU')}", advice)
     return Result("ok", ", ".join(f"{name}={printable(value)}" for name, value in asked.items()) or "none set")
 
 

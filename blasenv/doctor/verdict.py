@@ -8,8 +8,7 @@ from collections import Counter
 from dataclasses import asdict, dataclass
 from itertools import groupby
 
-from blasenv.report import number
-from blasenv.text import paint, paragraph, printable, table
+from blasenv.text import count, number, paint, paragraph, printable, table
 from blasenv.throttling import Throttling
 
 from .process import Process, Thread
@@ -82,10 +81,6 @@ def _of(process: Process) -> str:
     return f" ({' or '.join(names)})" if names else ""
 
 
-def _count(things: float, word: str) -> str:
-    return f"{number(things)} {word}{'' if things == 1 else 's'}"
-
-
 def _percent(share: float) -> str:
     return f"{100 * share:.0f} %"
 
@@ -119,7 +114,7 @@ def _judge_throttled(process: Process, busy: list[Thread]) -> Verdict | None:
     if change is None or level is None or level.cpus is None or not busy:
         return None
     throttled = change.share >= THROTTLED
-    cpus = _count(process.allowed, "CPU")
+    cpus = count(process.allowed, "CPU")
     stopped = f"the kernel stopped {'it' if len(busy) == 1 else 'them'} in {_percent(change.share)} of the periods"
     # Two threads may do with 1.5 CPUs. Three can't all run, throttled or not.
     if len(busy) > (thread_count(process) if throttled else math.ceil(process.allowed)):
@@ -132,7 +127,7 @@ def _judge_throttled(process: Process, busy: list[Thread]) -> Verdict | None:
     used = sum(thread.cpu for thread in process.threads)
     if process.cgroup_processes > 1 and used < 0.8 * process.allowed:
         sentence = (
-            f"Processes: its own {_count(len(busy), 'busy thread')} would fit, "
+            f"Processes: its own {count(len(busy), 'busy thread')} would fit, "
             f"but {process.cgroup_processes} processes share {cpus}; {stopped}."
         )
         advice = "See them all with: blasenv doctor --all. Start fewer workers, or give each fewer threads."
@@ -160,7 +155,7 @@ def _judge_disk(process: Process) -> Verdict | None:
     where = f", in {', '.join(calls)}" if calls else ""
     files = sorted({thread.place[1] for thread in waiting if thread.place[1]})
     on = f" on {_describe(files[0])}" if files else ""
-    sentence = f"Not threads: the disk. {_count(len(waiting), 'thread')} waited for I/O {_percent(shares)} of the time"
+    sentence = f"Not threads: the disk. {count(len(waiting), 'thread')} waited for I/O {_percent(shares)} of the time"
     return Verdict("disk", f"{sentence}{where}{on}.", "")
 
 
@@ -168,21 +163,21 @@ def _judge_busy(process: Process, busy: list[Thread]) -> Verdict | None:
     used = sum(thread.cpu for thread in process.threads)
     cpus = len(process.cpus) or 1
     if len(busy) > cpus:
-        sentence = f"Threads: {len(busy)} busy threads{_of(process)} share {_count(cpus, 'CPU')}; {_queued(busy)}."
+        sentence = f"Threads: {len(busy)} busy threads{_of(process)} share {count(cpus, 'CPU')}; {_queued(busy)}."
         return Verdict("threads", sentence, _restart(process))
     if busy and sum(thread.queued for thread in busy) > 0.3 * len(busy):
-        number_of = f"{_count(len(busy), 'busy thread')} on {_count(cpus, 'CPU')}"
+        number_of = f"{count(len(busy), 'busy thread')} on {count(cpus, 'CPU')}"
         sentence = f"Not its threads: {number_of}, but others use these, too."
         return Verdict("queue", sentence, "See who: top, or blasenv doctor --all.")
     one_by_one = not busy and len(process.threads) > 1 and 0.5 <= used <= 1.1
     if one_by_one or (len(busy) == 1 and used <= 1.1):
-        allowed = f"of the {_count(process.allowed, 'CPU')} it may use" if process.allowed > 1 else "of its one CPU"
+        allowed = f"of the {count(process.allowed, 'CPU')} it may use" if process.allowed > 1 else "of its one CPU"
         who = "threads that take turns (Python's GIL?) use" if one_by_one else "one thread computes and uses"
         sentence = f"Not threads: {who} {_percent(used)} of a CPU, {allowed}."
         return Verdict("one-thread", sentence, _which_line(process))
     if busy or used > 1.1:
-        whose = f"{len(busy)} busy threads" if busy else f"{_count(len(process.threads), 'thread')} in turns"
-        sentence = f"Not threads: {whose} use {number(round(used, 1))} of {_count(process.allowed, 'CPU')}, and fit."
+        whose = f"{len(busy)} busy threads" if busy else f"{count(len(process.threads), 'thread')} in turns"
+        sentence = f"Not threads: {whose} use {number(round(used, 1))} of {count(process.allowed, 'CPU')}, and fit."
         return Verdict("fits", sentence, "")
     return None
 
@@ -282,15 +277,15 @@ def render(process: Process, verdict: Verdict) -> str:
 
 def _facts(process: Process) -> list[list[str]]:
     level = process.limit
-    limit = f"{_count(level.cpus, 'CPU')}, from {printable(level.directory)}" if level and level.cpus else "none seen"
-    rows = [["CPU limit", limit], ["affinity", _count(len(process.cpus), "CPU")]]
+    limit = f"{count(level.cpus, 'CPU')}, from {printable(level.directory)}" if level and level.cpus else "none seen"
+    rows = [["CPU limit", limit], ["affinity", count(len(process.cpus), "CPU")]]
     if process.throttling is not None and level is not None:
         text = f"{_throttled(process.throttling)} in {process.seconds:.1f} s"
         if process.throttling_before is not None:
             text += f"; {_throttled(process.throttling_before)} since the cgroup was made"
         rows.append(["throttled", text])
     used = sum(thread.cpu for thread in process.threads)
-    rows.append(["used", f"{number(round(used, 2))} CPUs, {_count(len(process.threads), 'thread')}"])
+    rows.append(["used", f"{number(round(used, 2))} CPUs, {count(len(process.threads), 'thread')}"])
     names = Counter(str(library) for library in process.libraries)
     libraries = ", ".join(f"{count} {name}" if count > 1 else name for name, count in names.items())
     if not any("maps" in lack for lack in process.lacks):
