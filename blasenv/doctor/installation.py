@@ -15,13 +15,13 @@ import sys
 
 import blasenv
 from blasenv import placed
+from blasenv.config import KEYS
 from blasenv.observe import observe
 from blasenv.report import RULES
 from blasenv.text import printable
 
 from .checks import Result, check
 
-KEYS = ("mode", "threads", "rounding", "variables", "visible", "override", "programs")
 # Imported before the hook runs, these have already read the environment.
 NUMERIC = ("numpy", "scipy", "torch", "numexpr", "numba", "mkl", "pyarrow", "sklearn", "pandas")
 SLOW = 5.0  # milliseconds; the import takes about 0.4 with a .pyc file

@@ -1,0 +1,106 @@
+"""What the README and docs/ tell people to type is typed here, and what they refer to exists."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, Cgroup, Venv, clean_environ, run
+
+from blasenv import report
+from blasenv.config import KEYS
+
+PAGES = [ROOT / "README.md", ROOT / "SECURITY.md", ROOT / "RELEASING.md", *sorted((ROOT / "docs").glob("*.md"))]
+README = PAGES[0].read_text(encoding="utf-8")
+
+# What stands for something of the reader's, and what stands for it here. PID, FILE and DIR come from fixtures.
+STANDS_FOR = {
+    "./program": "/bin/true",
+    "train.py": "{FILE}",
+    "4711": "{PID}",
+    "DIR": "{DIR}",
+    "--all": "--all --dry-run",  # not on the machine of whoever runs the tests
+}
+# These are whole programs, with tests of their own; here their command line is understood.
+HELP_ONLY = ("bench", "scan")
+
+
+def commands(page: str, language: str = "console") -> Iterator[str]:
+    """Every line after a prompt, without its comment."""
+    for block in re.findall(rf"^```{language}\n(.*?)^```", page, re.MULTILINE | re.DOTALL):
+        for line in block.splitlines():
+            if line.startswith("$ "):
+                yield re.split(r"  +# ", line[2:])[0].strip()
+
+
+BLASENV = sorted({line for line in commands(README) if line.startswith("blasenv ")})
+
+
+@pytest.fixture
+def asleep() -> Iterator[int]:
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
+        yield process.pid
+        process.kill()
+
+
+@pytest.mark.parametrize("line", BLASENV)
+def test_commands_work(line: str, one_venv: Venv, one_cpu: Cgroup, asleep: int, tmp_path: Path) -> None:
+    (tmp_path / "train.py").write_text("print('trained')\n")
+    words = " ".join(STANDS_FOR.get(word, word) for word in line.split())
+    words = words.format(PID=asleep, FILE=tmp_path / "train.py", DIR=tmp_path / "captured")
+    arguments = shlex.split(words)[1:]
+    inside = arguments[0] != "limit"  # which makes a limit itself
+    if arguments[0] in HELP_ONLY:
+        arguments.append("--help")
+    command: list[str | Path] = [one_venv.python, "-m", "blasenv", *arguments]
+    if not inside:
+        command[-2:-1] = [one_venv.python]
+    environ = clean_environ(BLASENV_CONFIG="")
+    done = one_cpu.run(command, environ=environ) if inside else run(command, environ=environ)
+    assert done.stdout.strip() or arguments[0] == "run"
+    if arguments[0] == "limit":
+        assert done.stdout == "trained\n"
+
+
+def test_every_command_is_shown(one_venv: Venv) -> None:
+    listed = run([one_venv.python, "-m", "blasenv", "--help"]).stdout.partition("commands:")[2]
+    names = set(re.findall(r"^    ([a-z]+) ", listed, re.MULTILINE))
+    assert len(names) > 10
+    shown = {line.split()[1] for line in BLASENV}
+    assert names - shown == {"upgrade", "uninstall"}  # docs/interpreters.md has these
+
+
+def test_what_python_sees(one_venv: Venv, one_cpu: Cgroup) -> None:
+    """The two lines of Python print what the README says, for a limit of four CPUs."""
+    lines = [line for line in commands(README) if line.startswith("python3 -c ")]
+    assert len(lines) == 2
+    for line in lines:
+        said = README.partition(f"$ {line}\n")[2].partition("\n")[0]
+        done = one_cpu.run([one_venv.python, *shlex.split(line)[1:]])
+        assert done.stdout.strip().replace("1", "4") == said
+
+
+def test_tables_are_complete() -> None:
+    rules = set(re.findall(r"`([a-z-]+)`", "".join(re.findall(r"^\| (`[^|]*) \|.*$", README, re.MULTILINE))))
+    assert set(report.RULES) <= rules
+    for key in KEYS:
+        assert f"| `{key}` |" in README or f"| `[{key}]` |" in README
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    for target in re.findall(r"\]\(([^)\s]+)\)", text) + re.findall(r'src="([^"]+)"', text):
+        if not target.startswith(("https://", "mailto:")):
+            path, _, anchor = target.partition("#")
+            other = page.parent / path if path else page
+            assert other.exists(), target
+            if anchor:
+                headings = re.findall(r"^#+ (.+)$", other.read_text(encoding="utf-8"), re.MULTILINE)
+                slugs = [re.sub(r"[^a-z0-9 -]", "", heading.lower()).replace(" ", "-") for heading in headings]
+                assert anchor in slugs, target
