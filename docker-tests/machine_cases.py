@@ -143,7 +143,7 @@ COMMANDS = (
             ("busy threads (OpenBLAS) share 4 CPUs", "Restart it with OMP_NUM_THREADS=4", "CPUs, 48 threads"),
             status=1, short=True),
     Command("doctor blas decision throttling", ("doctor", "decision", "blas", "throttling"),
-            ("OMP_NUM_THREADS=4", "numpy 4"), limited=True),
+            ("OMP_NUM_THREADS=4", "numpy: 4 threads, scipy: 4 threads"), limited=True),
     Command("limit --cpus 2.5", ("limit", "--cpus", "2.5", "--", "python3", "-c", ASK),
             ("seen 2.5 2", "under a limit of 2.5 CPUs"), status=3, short=True),
     Command("bench", ("bench", "--only", "matmul-small", "--threads", "1,4,48", "--rounds", "2", "--seconds", "60"),
