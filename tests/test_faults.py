@@ -5,16 +5,18 @@ Whatever fails, the interpreter starts, says nothing, and sees the right value o
 
 from __future__ import annotations
 
+import json
 import re
 import resource
 import shutil
 import subprocess
+import sys
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import Cgroup, Venv, clean_environ, run
+from conftest import ROOT, Cgroup, Venv, clean_environ, make_venv, run
 
 # What open(2), fstat(2), read(2) and close(2) list for a path that exists, and more. Python retries after EINTR.
 FAULTS = {
@@ -25,6 +27,7 @@ FAULTS = {
     "close": ("EIO",),
 }
 SHOW = "import ctypes; f = ctypes.CDLL(None).getenv; f.restype = ctypes.c_char_p; print(f(b'OMP_NUM_THREADS'))"
+MANY_STARTS = ROOT / "tests" / "many_starts.py"
 CONFIG = b'rounding = "floor"\n'
 
 
@@ -139,3 +142,14 @@ def test_out_of_memory(one_venv: Venv, one_cpu: Cgroup) -> None:
         assert start(size).returncode in (0, 1), f"{size} bytes"
     result = start(least + (4 << 20))
     assert (result.returncode, result.stdout, result.stderr) == (0, "started\n", "")
+
+
+def test_no_start_fails_while_blasenv_is_installed_anew(one_venv: Venv, wheel: Path, tmp_path: Path) -> None:
+    """A few hundred, because CI has to end; SECURITY.md has the count of ten thousand."""
+    venv = make_venv(tmp_path / "venv", one_venv.version, pip=True)
+    venv.install(wheel)
+    counts = json.loads(run([sys.executable, MANY_STARTS, venv.directory, wheel, "400"]).stdout)
+    assert counts["failed"] == 0
+    assert counts["installations"] > 1
+    # Between the hook's arrival and the module's, site reports a line that cannot run, and goes on.
+    assert all("blasenv" in sentence for sentence in counts["said"])

@@ -23,6 +23,7 @@ STANDS_FOR = {
     "./program": "/bin/true",
     "train.py": "{FILE}",
     "4711": "{PID}",
+    "PID": "{PID}",
     "DIR": "{DIR}",
     "--all": "--all --dry-run",  # not on the machine of whoever runs the tests
 }
@@ -90,6 +91,15 @@ def test_tables_are_complete() -> None:
     assert set(report.RULES) <= rules
     for key in KEYS:
         assert f"| `{key}` |" in README or f"| `[{key}]` |" in README
+
+
+def test_what_the_48_cpu_machine_measured_is_quoted_right() -> None:
+    measured = (ROOT / "docs" / "48-cpus.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (?:matmul|interpolate).*$", README, re.MULTILINE)
+    assert len(rows) == 6
+    assert all(row in measured for row in rows)
+    (transcript,) = re.findall(r"^\$ blasenv doctor PID\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+    assert transcript in measured
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
