@@ -26,7 +26,7 @@ def count(python: Path, **environ: str) -> int:
     """Instructions of a start, byte code of everything present."""
     clean = {"PATH": os.environ["PATH"], "PYTHONHASHSEED": "0", **environ}
     subprocess.run([python, "-c", "pass"], env=clean, check=True)
-    command = ["valgrind", "--tool=callgrind", "--callgrind-out-file=/dev/null", python, "-c", "pass"]
+    command = ["valgrind", "--tool=callgrind", "--callgrind-out-file=/dev/null", str(python), "-c", "pass"]
     result = subprocess.run(command, env=clean, check=True, capture_output=True, text=True)
     return int(re.findall(r"Collected : (\d+)", result.stderr)[0])
 

@@ -68,10 +68,13 @@ def _read(path: "str | bytes", most: int) -> "tuple[bytes, str]":
             stat = os.fstat(fd)
             if stat.st_mode & 0o170000 != 0o100000:
                 return b"", "not a regular file"
-            contents = chunk = b"" if stat.st_size > most else os.read(fd, 65536)
-            while chunk and len(contents) <= most:
+            chunks, length = [], 0
+            while stat.st_size <= most >= length:
                 chunk = os.read(fd, 65536)
-                contents += chunk
+                if not chunk:
+                    break
+                chunks.append(chunk)
+                length += len(chunk)
         finally:
             os.close(fd)
     except FileNotFoundError:
@@ -80,9 +83,9 @@ def _read(path: "str | bytes", most: int) -> "tuple[bytes, str]":
         return b"", error.strerror or "cannot be read"
     except ValueError:  # a NUL in the path
         return b"", "not a path"
-    if stat.st_size > most or len(contents) > most:
+    if stat.st_size > most or length > most:
         return b"", f"larger than {most} bytes"
-    return contents, ""
+    return b"".join(chunks), ""
 
 
 def read_config(root: str = "/", environ: "Mapping[str, str]" = os.environ, argv: "Sequence[str]" = ()) -> Config:
@@ -151,25 +154,35 @@ def parse_mountinfo(contents: bytes, version: int) -> "list[tuple[bytes, bytes]]
     its controllers. The source (10) may be empty, and (11) may hold raw blanks (WSL2).
     """
     kind = b" - cgroup2 " if version == 2 else b" - cgroup "
-    mounts: list[tuple[bytes, bytes]] = []
-    # Lines before the first of our kind can't matter, and there may be thousands.
-    first = contents.rfind(b"\n", 0, max(contents.find(kind), 0)) + 1
-    for line in contents[first:].split(b"\n"):
-        before, hyphen, after = line.partition(b" - ")
-        fields = before.split(b" ", 5)
-        if hyphen and len(fields) == 6:
-            root, point = fields[3], fields[4]
-            # A later mount on the same point, or on a directory above it, covers the earlier one.
-            mounts = [mount for mount in mounts if not (mount[1] + b"/").startswith(point + b"/")]
-            if after.startswith(kind[3:]):
-                options = after.partition(b" ")[2].partition(b" ")[2]
-                if version == 2 or b"cpu" in options.split(b","):
-                    mounts.append((root, point))
+    mounts = []
+    place = contents.find(kind)
+    while place >= 0:
+        end = contents.find(b"\n", place)
+        end = len(contents) if end < 0 else end
+        options = contents[place + len(kind) : end].partition(b" ")[2]
+        if version == 2 or b"cpu" in options.split(b","):
+            fields = contents[contents.rfind(b"\n", 0, place) + 1 : place].split(b" ", 5)
+            # The first lone hyphen ends the optional fields; a later one is within the super options.
+            if len(fields) == 6 and b" - " not in fields[5] and not _is_covered(fields[4], contents, end):
+                mounts.append((fields[3], fields[4]))
+        place = contents.find(kind, place + 1)
     if b"\\" in b"".join([root + point for root, point in mounts]):
         from ._rare import unescape
 
         return unescape(mounts)
     return mounts
+
+
+def _is_covered(point: bytes, contents: bytes, start: int) -> bool:
+    """Whether a mount that comes after ``start`` in mountinfo is on ``point``, or on a directory above it."""
+    while point:
+        place = contents.find(b" " + point + b" ", start)
+        while place >= 0:
+            if contents.count(b" ", contents.rfind(b"\n", 0, place) + 1, place) == 3:  # it is field (5)
+                return True
+            place = contents.find(b" " + point + b" ", place + 1)
+        point = point.rpartition(b"/")[0]
+    return False
 
 
 def parse_microseconds(field: bytes) -> "int | None":

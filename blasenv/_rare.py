@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 WARNED = "BLASENV_WARNED"  # the refused file that was reported in this process tree
 
 
+KEYS = ("mode", "threads", "rounding", "variables", "visible", "override", "programs")  # of the configuration
+
+
 def parse_count(text: str) -> "int | None":
     """A thread count from 1 to MAX_THREADS in plain digits, else None."""
     if text.isascii() and text.isdigit() and len(text) <= 4 and 0 < int(text) <= MAX_THREADS:
@@ -74,7 +77,7 @@ def _complaint(key: str, value: object) -> str:
         if isinstance(value, list) and value and all(is_thread_variable(name) for name in value):
             return "" if len(set(value)) == len(value) else "variables names one of them twice"
         return 'variables is a list of names that end in _THREADS, such as ["OMP_NUM_THREADS"]'
-    return f"unknown key {key[:40]!r}; known are mode, threads, rounding, variables, visible, override and [programs]"
+    return f"unknown key {key[:40]!r}; known are {', '.join(KEYS[:-1])} and [programs]"
 
 
 def _program_complaint(key: str, value: object) -> str:

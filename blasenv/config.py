@@ -20,7 +20,6 @@ from .text import Failure, count, paint, paragraph, print_json, printable, table
 if TYPE_CHECKING:
     import argparse
 
-KEYS = ("mode", "threads", "rounding", "variables", "visible", "override", "programs")
 WORDS = {"mode": ("auto", "single", "off"), "rounding": ("floor", "ceil")}
 
 TEMPLATE = """\
@@ -222,7 +221,7 @@ def hint(text: str, sentence: str) -> str:
     key, equals, value = text.partition("=")
     key, value = key.strip().strip("\"'"), value.partition("#")[0].strip()
     if sentence.startswith("unknown key"):
-        close = difflib.get_close_matches(key.lower().replace("-", "_"), KEYS, 1)
+        close = difflib.get_close_matches(key.lower().replace("-", "_"), _rare.KEYS, 1)
         if close:
             return f"Did you mean {close[0]}?"
         if re.search(r"\.py$", key) or key in ("gunicorn", "uvicorn", "celery", "airflow"):

@@ -56,7 +56,7 @@ def main() -> None:
             installed += 1
 
     def start(_: int) -> tuple[bool, str]:
-        command = [venv / "bin" / "python", "-c", PROGRAM]
+        command = [str(venv / "bin" / "python"), "-c", PROGRAM]
         result = subprocess.run(command, env=environ, capture_output=True, text=True, check=False)
         return (result.returncode, result.stdout) == (7, "started\n"), last_line(result.stderr)
 

@@ -8,9 +8,11 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pytest
-from conftest import Cgroup, Venv, clean_environ, make_venv
+from conftest import NEWEST_TESTED, ROOT, Cgroup, Venv, clean_environ, make_venv, run
+from scale import make_tree
 
 MOST_OF_A_BARE_START = 0.042
+VALGRIND = ["valgrind", "--tool=callgrind", "--callgrind-out-file=/dev/null"]
 
 # Placed where it runs before blasenv's hook: tells which files this process opens, from then on.
 WATCH = (
@@ -97,11 +99,15 @@ def test_imports_one_module(one_venv: Venv, one_bare_venv: Venv, one_cpu: Cgroup
 def instructions(venv: Venv, group: Cgroup) -> int:
     """Instructions of a bare start, of the second one: the first writes the byte code."""
     group.run([venv.python, "-c", "pass"])
-    valgrind = ["valgrind", "--tool=callgrind", "--callgrind-out-file=/dev/null"]
-    result = group.run([*valgrind, venv.python, "-c", "pass"], environ=clean_environ(PYTHONHASHSEED="0"))
-    collected = re.search(r"Collected : (\d+)", result.stderr)
-    assert collected, result.stderr
-    return int(collected[1])
+    return collected(
+        group.run([*VALGRIND, venv.python, "-c", "pass"], environ=clean_environ(PYTHONHASHSEED="0")).stderr
+    )
+
+
+def collected(said: str) -> int:
+    """The instructions that callgrind counted."""
+    (instructions,) = re.findall(r"Collected : (\d+)", said)
+    return int(instructions)
 
 
 def test_instructions(one_cpu: Cgroup, wheel: Path, tmp_path: Path) -> None:
@@ -124,3 +130,27 @@ def test_instructions(one_cpu: Cgroup, wheel: Path, tmp_path: Path) -> None:
         f"+{counts['line'] - counts['bare']:,}; blasenv on top of that +{cost:,}, {cost / counts['bare']:.2%}"
     )
     assert 0 < cost < MOST_OF_A_BARE_START * counts["bare"]
+
+
+def test_many_mounts_and_nested_groups_cost_in_proportion(tmp_path: Path) -> None:
+    """Ten times as many cost ten times as much, and not a hundred times; benchmarks/scale.py has the milliseconds."""
+    if not shutil.which("valgrind"):
+        pytest.skip("no valgrind on this machine")
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[1]); import blasenv; print(len(list(blasenv.find_quota(sys.argv[2]))))"
+    )
+
+    def count(mounts: int, groups: int) -> int:
+        root = tmp_path / f"{mounts}-{groups}"
+        make_tree(root, mounts, groups)
+        command = [*VALGRIND, str(NEWEST_TESTED), "-S", "-c", code, str(ROOT), str(root)]
+        result = run(command, environ=clean_environ(PYTHONHASHSEED="0"))
+        assert result.stdout == f"{groups + 1}\n"
+        return collected(result.stderr)
+
+    few = count(10, 5)
+    thousand, ten_thousand = (count(mounts + 10, 5) - few for mounts in (1_000, 10_000))
+    four, forty = (count(10, groups + 5) - few for groups in (4, 40))
+    print(f"instructions: 1,000 mounts {thousand:,}, 10,000 {ten_thousand:,}; 4 groups {four:,}, 40 {forty:,}")
+    assert ten_thousand < 12 * thousand
+    assert forty < 12 * four

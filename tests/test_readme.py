@@ -13,7 +13,7 @@ import pytest
 from conftest import ROOT, Cgroup, Venv, clean_environ, run
 
 from blasenv import report
-from blasenv.config import KEYS
+from blasenv._rare import KEYS
 
 PAGES = [ROOT / "README.md", ROOT / "SECURITY.md", ROOT / "RELEASING.md", *sorted((ROOT / "docs").glob("*.md"))]
 README = PAGES[0].read_text(encoding="utf-8")
@@ -25,7 +25,7 @@ STANDS_FOR = {
     "4711": "{PID}",
     "PID": "{PID}",
     "DIR": "{DIR}",
-    "--all": "--all --dry-run",  # not on the machine of whoever runs the tests
+    "--all": "--dry-run {PYTHON}",  # not on the machine of whoever runs the tests
 }
 # These are whole programs, with tests of their own; here their command line is understood.
 HELP_ONLY = ("bench", "scan")
@@ -53,7 +53,7 @@ def asleep() -> Iterator[int]:
 def test_commands_work(line: str, one_venv: Venv, one_cpu: Cgroup, asleep: int, tmp_path: Path) -> None:
     (tmp_path / "train.py").write_text("print('trained')\n")
     words = " ".join(STANDS_FOR.get(word, word) for word in line.split())
-    words = words.format(PID=asleep, FILE=tmp_path / "train.py", DIR=tmp_path / "captured")
+    words = words.format(PID=asleep, FILE=tmp_path / "train.py", DIR=tmp_path / "captured", PYTHON=one_venv.python)
     arguments = shlex.split(words)[1:]
     inside = arguments[0] != "limit"  # which makes a limit itself
     if arguments[0] in HELP_ONLY:

@@ -15,7 +15,7 @@ import sys
 
 import blasenv
 from blasenv import placed
-from blasenv.config import KEYS
+from blasenv._rare import KEYS
 from blasenv.observe import observe
 from blasenv.report import RULES
 from blasenv.text import printable
