@@ -31,26 +31,35 @@ def count(python: Path, **environ: str) -> int:
     return int(re.findall(r"Collected : (\d+)", result.stderr)[0])
 
 
-def measure(python: str, directory: Path) -> list[tuple[str, int]]:
-    """(case, instructions) for one CPython."""
+def measure(python: str, directory: Path) -> list[tuple[str, int, int]]:
+    """(case, instructions, instructions of what it is compared with) for one CPython."""
     subprocess.run([python, "-m", "venv", "--without-pip", directory], check=True)
     inside = directory / "bin" / "python"
     (packages,) = directory.glob("lib/python3.*/site-packages")
     config = directory / "blasenv.toml"
     config.write_text(CONFIG)
-    rows = [("bare start", count(inside))]
+    bare = count(inside)
     hook = packages / "a0_blasenv.pth"
     hook.write_text("import os\n")
-    rows.append(("a .pth line that does nothing", count(inside)))
-    shutil.copytree(ROOT / "blasenv", packages / "blasenv", ignore=shutil.ignore_patterns("__pycache__"))
+    line = count(inside)
+    package = packages / "blasenv"
+    shutil.copytree(ROOT / "blasenv", package, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "blasenv" / hook.name, hook)
-    rows.append(("blasenv", count(inside)))
-    rows.append(("blasenv, a child of one", count(inside, OMP_NUM_THREADS="1", BLASENV_SET="OMP_NUM_THREADS=1")))
-    rows.append(("blasenv, the user set OMP_NUM_THREADS", count(inside, OMP_NUM_THREADS="1")))
-    rows.append(("blasenv, with a configuration file", count(inside, BLASENV_CONFIG=str(config))))
-    rows.append(("blasenv, BLASENV_DISABLE=1", count(inside, BLASENV_DISABLE="1")))
-    shutil.rmtree(packages / "blasenv" / "__pycache__")
-    rows.append(("blasenv, without byte code", count(inside, PYTHONDONTWRITEBYTECODE="1")))
+    cases = {
+        "blasenv": {},
+        "a child of one": {"OMP_NUM_THREADS": "1", "BLASENV_SET": "OMP_NUM_THREADS=1"},
+        "when you set `OMP_NUM_THREADS`": {"OMP_NUM_THREADS": "1"},
+        "with a configuration file": {"BLASENV_CONFIG": str(config)},
+        "`BLASENV_DISABLE=1`": {"BLASENV_DISABLE": "1"},
+    }
+    rows = [("bare start", bare, 0), ("a `.pth` line that does nothing", line, bare)]
+    rows += [(case, count(inside, **environ), line) for case, environ in cases.items()]
+    shutil.rmtree(package / "__pycache__")
+    rows.append(("without byte code", count(inside, PYTHONDONTWRITEBYTECODE="1"), line))
+    hook.unlink()
+    package.rename(packages / "_blasenv_startup")
+    shutil.copy(ROOT / "sitecustomize_template" / "sitecustomize.py", packages)
+    rows.append(("as sitecustomize, over a bare start", count(inside), bare))
     return rows
 
 
@@ -62,13 +71,12 @@ def main() -> int:
         version = subprocess.run([python, "-V"], check=True, capture_output=True, text=True).stdout.strip()
         with tempfile.TemporaryDirectory() as directory:
             rows = measure(python, Path(directory, "venv"))
-        bare, nothing = rows[0][1], rows[1][1]
-        print(f"| {version} | million instructions | over a do-nothing .pth line | share of a bare start |")
-        print("|---|---|---|---|")
-        for case, instructions in rows:
-            over = f"{(instructions - nothing) / 1e6:+.2f}" if case.startswith("blasenv") else ""
-            share = f"{(instructions - nothing) / bare:.1%}" if over else ""
-            print(f"| {case} | {instructions / 1e6:.2f} | {over} | {share} |")
+        bare = rows[0][1]
+        print(f"| {version} | instructions | more | of a bare start |\n|---|---|---|---|")
+        for case, instructions, base in rows:
+            more = f"+{(instructions - base) / 1e6:.2f} M" if base else ""
+            share = f"{(instructions - base) / bare:.1%}" if base else ""
+            print(f"| {case} | {instructions / 1e6:.2f} M | {more} | {share} |")
         print(flush=True)
     return 0
 

@@ -148,6 +148,7 @@ def test_many_mounts_and_nested_groups_cost_in_proportion(tmp_path: Path) -> Non
         assert result.stdout == f"{groups + 1}\n"
         return collected(result.stderr)
 
+    count(1, 1)  # writes the byte code
     few = count(10, 5)
     thousand, ten_thousand = (count(mounts + 10, 5) - few for mounts in (1_000, 10_000))
     four, forty = (count(10, groups + 5) - few for groups in (4, 40))
