@@ -1,0 +1,80 @@
+#!/usr/bin/env python3
+"""What other .pth files cost a start, beside blasenv's: wall-clock time, in pairs with a start without any.
+
+    benchmarks/startup.py PYTHON [ROUNDS]
+
+Needs uv or pip and a package index, for setuptools and coverage. Run it inside a CPU limit, such as
+``blasenv limit --cpus 1 --``; prints a Markdown table.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def make_venvs(python: str, directory: Path) -> dict[str, Path]:
+    """One environment without a .pth file, and one for each case, with only that in it."""
+    venvs = {}
+    packages = {"setuptools": "setuptools<82", "coverage": "coverage>=7.11"}  # later setuptools bring no .pth
+    for name in ("bare", "a line that does nothing", "blasenv", *packages, "virtualenv"):
+        venv = directory / name.replace(" ", "-")
+        if name == "virtualenv":
+            subprocess.run([sys.executable, "-m", "virtualenv", "-q", "--no-pip", "-p", python, venv], check=True)
+        else:
+            pip = [] if name in packages else ["--without-pip"]
+            subprocess.run([python, "-m", "venv", *pip, venv], check=True)
+        (site,) = venv.glob("lib/python3.*/site-packages")
+        if name == "a line that does nothing":
+            (site / "a0_nothing.pth").write_text("import os\n")
+        elif name == "blasenv":
+            shutil.copytree(ROOT / "blasenv", site / name, ignore=shutil.ignore_patterns("__pycache__"))
+            shutil.copy(ROOT / "blasenv" / "a0_blasenv.pth", site)
+        elif name in packages:
+            pip = [str(venv / "bin" / "python"), "-m", "pip", "install", "-q", "--disable-pip-version-check"]
+            subprocess.run([*pip, packages[name]], check=True)
+        if name != "bare" and not list(site.glob("*.pth")):
+            raise SystemExit(f"{name} has no .pth file in this version")
+        venvs[name] = venv / "bin" / "python"
+    return venvs
+
+
+def start(python: Path, environ: dict[str, str]) -> float:
+    """Milliseconds."""
+    begin = time.perf_counter()
+    subprocess.run([python, "-c", "pass"], check=True, env=environ, stdin=subprocess.DEVNULL)
+    return 1000 * (time.perf_counter() - begin)
+
+
+def main() -> None:
+    """Print the table."""
+    python, rounds = sys.argv[1], int(sys.argv[2]) if len(sys.argv) > 2 else 300
+    environ = {"PATH": os.environ["PATH"], "LANG": "C.UTF-8"}
+    with tempfile.TemporaryDirectory() as directory:
+        venvs = make_venvs(python, Path(directory))
+        times: dict[str, list[float]] = {name: [] for name in venvs}
+        for number in range(rounds + 5):
+            for name in random.sample(list(venvs), len(venvs)):
+                took = start(venvs[name], environ)
+                if number >= 5:  # by then the byte code is written and the files are in memory
+                    times[name].append(took)
+    version = subprocess.run([python, "-V"], check=True, capture_output=True, text=True).stdout.strip()
+    bare = times.pop("bare")
+    print(f"| {version}, {rounds} pairs | ms more than a bare start, {statistics.median(bare):.1f} ms | quartiles |")
+    print("|---|---|---|")
+    for name, those in times.items():
+        low, middle, high = statistics.quantiles([one - other for one, other in zip(those, bare)], n=4)
+        print(f"| {name} | {middle:+.2f} | {low:+.2f} to {high:+.2f} |")
+
+
+if __name__ == "__main__":
+    main()
