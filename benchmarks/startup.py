@@ -3,7 +3,8 @@
 
     benchmarks/startup.py PYTHON [ROUNDS]
 
-Needs uv or pip and a package index, for setuptools and coverage. Run it inside a CPU limit, such as
+Needs a package index, for setuptools and coverage (virtualenv 21 brings no
+.pth file any more). Run it inside a CPU limit, such as
 ``blasenv limit --cpus 1 --``; prints a Markdown table.
 """
 
@@ -26,13 +27,10 @@ def make_venvs(python: str, directory: Path) -> dict[str, Path]:
     """One environment without a .pth file, and one for each case, with only that in it."""
     venvs = {}
     packages = {"setuptools": "setuptools<82", "coverage": "coverage>=7.11"}  # later setuptools bring no .pth
-    for name in ("bare", "a line that does nothing", "blasenv", *packages, "virtualenv"):
+    for name in ("bare", "a line that does nothing", "blasenv", *packages):
         venv = directory / name.replace(" ", "-")
-        if name == "virtualenv":
-            subprocess.run([sys.executable, "-m", "virtualenv", "-q", "--no-pip", "-p", python, venv], check=True)
-        else:
-            pip = [] if name in packages else ["--without-pip"]
-            subprocess.run([python, "-m", "venv", *pip, venv], check=True)
+        pip = [] if name in packages else ["--without-pip"]
+        subprocess.run([python, "-m", "venv", *pip, venv], check=True)
         (site,) = venv.glob("lib/python3.*/site-packages")
         if name == "a line that does nothing":
             (site / "a0_nothing.pth").write_text("import os\n")

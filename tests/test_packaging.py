@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import shutil
 import sys
 import tarfile
@@ -47,6 +48,15 @@ def test_hook_is_one_line_that_older_and_newer_site_modules_execute() -> None:
     assert HOOK.startswith("import ")
     assert HOOK.endswith("\n")
     assert HOOK.count("\n") == 1
+
+
+def test_changelog_has_the_hashes_of_what_runs_at_start_up() -> None:
+    hashes = re.findall(
+        r"^    ([0-9a-f]{64})  (\S+)$", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE
+    )
+    assert len(hashes) == 4
+    for expected, path in hashes:
+        assert hashlib.sha256((ROOT / path).read_bytes()).hexdigest() == expected, f"sha256sum {path}"
 
 
 def test_readme_shows_the_hook_line() -> None:
@@ -102,14 +112,14 @@ def test_frontends_build_the_same_twice(name: str, source: Path, tmp_path: Path)
     """The whole path, in an isolated environment: the source archive, and from it the wheel."""
     hashes = []
     for attempt in ("first", "second"):
-        copy = shutil.copytree(source, tmp_path / attempt)
+        copy = shutil.copytree(source, tmp_path / attempt, copy_function=shutil.copy)  # files of another time
         target = tmp_path / f"{attempt} built"
         run([*frontend(name), target, copy], environ=clean_environ(SOURCE_DATE_EPOCH="1767225600"))
         (wheel,) = target.glob("*.whl")
-        hashes.append(hashlib.sha256(wheel.read_bytes()).hexdigest())
         with zipfile.ZipFile(wheel) as archive:
             assert package_files(source) < set(archive.namelist())
         (sdist,) = target.glob("*.tar.gz")
+        hashes.append([hashlib.sha256(archive.read_bytes()).hexdigest() for archive in (wheel, sdist)])
         with tarfile.open(sdist) as members:
             assert f"blasenv-{blasenv.__version__}/build_hook.py" in members.getnames()
     assert hashes[0] == hashes[1]
