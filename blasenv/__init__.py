@@ -178,7 +178,11 @@ def _is_covered(point: bytes, contents: bytes, start: int) -> bool:
     while point:
         place = contents.find(b" " + point + b" ", start)
         while place >= 0:
-            if contents.count(b" ", contents.rfind(b"\n", 0, place) + 1, place) == 3:  # it is field (5)
+            end = contents.find(b"\n", place)
+            line = contents[contents.rfind(b"\n", 0, place) + 1 : end if end >= 0 else None]
+            before, hyphen, _ = line.partition(b" - ")
+            fields = before.split(b" ", 5)
+            if hyphen and len(fields) == 6 and fields[4] == point:
                 return True
             place = contents.find(b" " + point + b" ", place + 1)
         point = point.rpartition(b"/")[0]

@@ -28,7 +28,10 @@ def cpu_quota(root: Path) -> Fraction | None:
     own = group(contents(root / "proc/self/cgroup"))
     if own is None:
         return None
-    version, path = own
+    version, raw = own
+    if raw != b"/" and {b"", b"."} & set(raw.split(b"/")[1:]):
+        return None  # no group has such a name, and PurePosixPath would leave it out
+    path = PurePosixPath(os.fsdecode(raw))
     quotas = []
     for mount_root, point in mounts(contents(root / "proc/self/mountinfo"), version):
         for level in levels(path, mount_root, point):
@@ -64,14 +67,14 @@ def contents(path: Path) -> bytes:
         return b""
 
 
-def group(cgroup: bytes) -> tuple[int, PurePosixPath] | None:
+def group(cgroup: bytes) -> tuple[int, bytes] | None:
     lines = [match for match in map(CGROUP.fullmatch, cgroup.split(b"\n")) if match]
     for line in lines:
         if re.search(rb"(?:^|,)cpu(?:,|$)", line["controllers"]):
-            return 1, PurePosixPath(os.fsdecode(line["path"]))
+            return 1, line["path"]
     for line in lines:
         if (line["id"], line["controllers"]) == (b"0", b""):
-            return 2, PurePosixPath(os.fsdecode(line["path"]))
+            return 2, line["path"]
     return None
 
 

@@ -114,6 +114,8 @@ def tmpfs(point: bytes) -> bytes:
         (V2 + tmpfs(b"/sys") + V2, 2, [SHOWN]),
         (tmpfs(b"/sys/fs/cgroup") + V2, 2, [SHOWN]),
         (V2 + tmpfs(b"/sys/fs/cgroup2"), 2, [SHOWN]),
+        (V2 + b"31 22 0:26 / /sys rw\n" + b"22 /sys - x\n", 2, [SHOWN]),
+        (V2 + b"31 22 0:26 /sys /mnt rw - ext4 /sys rw\n", 2, [SHOWN]),
         (V2 + tmpfs(b"/sys/fs/cgroup/x"), 2, [SHOWN]),
         (V2 + tmpfs(b"/sy"), 2, [SHOWN]),
         (V2 + tmpfs(b"/"), 2, [SHOWN]),

@@ -1,0 +1,15 @@
+"""A short run of the fuzzer, so that it keeps working and finds what is easy to find; long ones are recorded in SECURITY.md."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, clean_environ, run
+
+
+def test_a_short_run_finds_nothing(tmp_path: Path) -> None:
+    pytest.importorskip("atheris", reason="no atheris for this Python")
+    done = run([sys.executable, ROOT / "tests" / "fuzz.py", "-runs=15000"], environ=clean_environ(), cwd=tmp_path)
+    assert "Done 15000 runs" in done.stderr
