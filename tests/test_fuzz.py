@@ -1,4 +1,4 @@
-"""A short run of the fuzzer, so that it keeps working and finds what is easy to find; long ones are recorded in SECURITY.md."""
+"""A short run of the fuzzer, to find what is easy to find; SECURITY.md records the long ones."""
 
 from __future__ import annotations
 
