@@ -76,6 +76,15 @@ def test_every_command_is_shown(one_venv: Venv) -> None:
     assert names - shown == {"upgrade", "uninstall"}  # docs/interpreters.md has these
 
 
+def test_the_demo(one_cpu: Cgroup) -> None:
+    assert "$ tests/demo\n" in README
+    del one_cpu  # made only to skip where there can be no limit
+    said = run([ROOT / "tests" / "demo"]).stdout
+    threads = dict(re.findall(r"^(without|with) blasenv +([0-9]+) ", said, re.MULTILINE))
+    assert (int(threads["without"]) > 1, threads["with"]) == (True, "1")
+    assert said.index("$ blasenv status") < said.index("$ blasenv explain")
+
+
 def test_what_python_sees(one_venv: Venv, one_cpu: Cgroup) -> None:
     """The two lines of Python print what the README says, for a limit of four CPUs."""
     lines = [line for line in commands(README) if line.startswith("python3 -c ")]
