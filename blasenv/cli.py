@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import importlib.util
 import io
 import os
 import signal
@@ -39,10 +38,6 @@ COMMANDS = (
 TAKE_COMMAND = ("run", "limit", "bench")  # all behind their first "--" is args.cmd, untouched
 
 
-def _available(module: str) -> bool:
-    return importlib.util.find_spec(module) is not None
-
-
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="blasenv",
@@ -61,8 +56,6 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
         place = argv.index("--")
         before, cmd = list(argv[:place]), list(argv[place + 1 :])
     for name, module, summary in COMMANDS:
-        if not _available(module):
-            continue
         description = f"{summary[0].upper()}{summary[1:]}."
         subparser = commands.add_parser(name, help=summary, description=description)
         if name == chosen:

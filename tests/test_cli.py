@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import platform
@@ -18,12 +17,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from conftest import ROOT, Cgroup, Venv, clean_environ, run
 
-from blasenv.cli import COMMANDS as ALL_COMMANDS
+from blasenv.cli import COMMANDS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-COMMANDS = [command for command in ALL_COMMANDS if importlib.util.find_spec(command[1])]
 TREES = ROOT / "tests" / "trees"
 BLASENV = [sys.executable, "-m", "blasenv"]
 FIELDS = {"schema", "threads", "rule", "quota_cpus", "affinity_cpus", "limits", "variables", "config", "notes"}
