@@ -170,6 +170,7 @@ def test_standard_streams_that_fail(one_venv: Venv, one_bare_venv: Venv, one_cpu
 EMPTY_PROC = "mount -t tmpfs none /proc && mkdir /proc/self && cd /proc/self"
 MOUNTS = {
     "missing": "mount -t tmpfs none /proc",
+    "hidepid": "mount -t proc -o hidepid=2 proc /proc",
     "read-only": "mount --bind /proc /proc && mount -o remount,bind,ro /proc",
     "without-cgroups": 'for each in $(grep cgroup /proc/mounts | cut -d" " -f2 | sort -r); do umount -l $each; done',
     "cgroup-is-a-directory": f"{EMPTY_PROC} && mkdir cgroup mountinfo",
