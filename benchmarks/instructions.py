@@ -22,13 +22,29 @@ ROOT = Path(__file__).resolve().parent.parent
 CONFIG = 'mode = "auto"\nrounding = "floor"\n[programs]\ngunicorn = "single"\n'
 
 
+CALLGRIND = ("valgrind", "--tool=callgrind", "--callgrind-out-file=/dev/null")
+
+
+def collected(said: str) -> int:
+    """The instructions that callgrind counted, from what it says on stderr."""
+    (instructions,) = re.findall(r"Collected : (\d+)", said)
+    return int(instructions)
+
+
+def copy_hook(site_packages: Path) -> None:
+    """What pip puts into a site-packages directory, from this checkout."""
+    shutil.copytree(ROOT / "blasenv", site_packages / "blasenv", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "blasenv" / "a0_blasenv.pth", site_packages)
+
+
 def count(python: Path, **environ: str) -> int:
     """Instructions of a start, byte code of everything present."""
     clean = {"PATH": os.environ["PATH"], "PYTHONHASHSEED": "0", **environ}
     subprocess.run([python, "-c", "pass"], env=clean, check=True)
-    command = ["valgrind", "--tool=callgrind", "--callgrind-out-file=/dev/null", str(python), "-c", "pass"]
-    result = subprocess.run(command, env=clean, check=True, capture_output=True, text=True)
-    return int(re.findall(r"Collected : (\d+)", result.stderr)[0])
+    result = subprocess.run(
+        [*CALLGRIND, str(python), "-c", "pass"], env=clean, check=True, capture_output=True, text=True
+    )
+    return collected(result.stderr)
 
 
 def measure(python: str, directory: Path) -> list[tuple[str, int, int]]:
@@ -42,9 +58,8 @@ def measure(python: str, directory: Path) -> list[tuple[str, int, int]]:
     hook = packages / "a0_blasenv.pth"
     hook.write_text("import os\n")
     line = count(inside)
+    copy_hook(packages)
     package = packages / "blasenv"
-    shutil.copytree(ROOT / "blasenv", package, ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(ROOT / "blasenv" / hook.name, hook)
     cases = {
         "blasenv": {},
         "a child of one": {"OMP_NUM_THREADS": "1", "BLASENV_SET": "OMP_NUM_THREADS=1"},

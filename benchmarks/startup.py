@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import os
 import random
-import shutil
 import statistics
 import subprocess
 import sys
@@ -20,7 +19,7 @@ import tempfile
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+from instructions import copy_hook
 
 
 def make_venvs(python: str, directory: Path) -> dict[str, Path]:
@@ -35,8 +34,7 @@ def make_venvs(python: str, directory: Path) -> dict[str, Path]:
         if name == "a line that does nothing":
             (site / "a0_nothing.pth").write_text("import os\n")
         elif name == "blasenv":
-            shutil.copytree(ROOT / "blasenv", site / name, ignore=shutil.ignore_patterns("__pycache__"))
-            shutil.copy(ROOT / "blasenv" / "a0_blasenv.pth", site)
+            copy_hook(site)
         elif name in packages:
             pip = [str(venv / "bin" / "python"), "-m", "pip", "install", "-q", "--disable-pip-version-check"]
             subprocess.run([*pip, packages[name]], check=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from daemon import Docker
@@ -36,12 +37,17 @@ def debian(docker: Docker, python: str) -> str:
     """The image of the Debian release with this Python. Raises RuntimeError when it can't be had."""
     release, _, packages = DEBIAN[python]
     recipe = ["--variant=minbase", f"--include={packages}", "--dpkgopt=path-exclude=/usr/share/man/*"]
-    tag = f"blasenv-base:{release}-{hashlib.sha256(repr(recipe).encode()).hexdigest()[:12]}"
+    return make(docker, "blasenv-base", release, recipe)
+
+
+def make(docker: Docker, name: str, release: str, recipe: Sequence[str], *changes: str) -> str:
+    """The image ``name`` of a release, by mmdebstrap's options, cached by them; ``changes`` are of docker import."""
+    tag = f"{name}:{release}-{hashlib.sha256(repr(recipe).encode()).hexdigest()[:12]}"
     if not docker.has(tag):
         with tempfile.TemporaryDirectory() as directory:
             archive = Path(directory, "base.tar")
             run(["mmdebstrap", "--quiet", *recipe, *apt_options(), release, archive, *mirror()])
-            docker.run("import", str(archive), tag)
+            docker.run("import", *changes, str(archive), tag)
     return tag
 
 

@@ -265,6 +265,13 @@ def limited() -> Iterator[Callable[[float], Cgroup]]:
         yield make
 
 
+@pytest.fixture(scope="module")
+def group() -> Iterator[Cgroup]:
+    """A control group with a limit that stands for one thread, and less slow to test frameworks in than one CPU."""
+    with make_cgroup(1.5) as made:
+        yield made
+
+
 @pytest.fixture(scope="session")
 def one_cpu() -> Iterator[Cgroup]:
     """A control group with a real limit of one CPU, on a machine with more."""

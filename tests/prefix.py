@@ -61,9 +61,3 @@ def copy_by_hand(directory: Path) -> None:
     for name in ("__init__.py", "_rare.py"):
         shutil.copy(PACKAGE / name, directory / STARTUP)
     shutil.copy(TEMPLATE, directory)
-
-
-def copy_hook(site_packages: Path) -> None:
-    """What pip puts into a site-packages directory."""
-    shutil.copytree(PACKAGE, site_packages / "blasenv", ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(PACKAGE / "a0_blasenv.pth", site_packages)

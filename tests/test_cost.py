@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pytest
 from conftest import NEWEST_TESTED, ROOT, Cgroup, Venv, clean_environ, make_venv, run
+from instructions import CALLGRIND, collected
 from scale import make_tree
 
 MOST_OF_A_BARE_START = 0.042
-VALGRIND = ["valgrind", "--tool=callgrind", "--callgrind-out-file=/dev/null"]
 
 # Placed where it runs before blasenv's hook: tells which files this process opens, from then on.
 WATCH = (
@@ -100,14 +99,8 @@ def instructions(venv: Venv, group: Cgroup) -> int:
     """Instructions of a bare start, of the second one: the first writes the byte code."""
     group.run([venv.python, "-c", "pass"])
     return collected(
-        group.run([*VALGRIND, venv.python, "-c", "pass"], environ=clean_environ(PYTHONHASHSEED="0")).stderr
+        group.run([*CALLGRIND, venv.python, "-c", "pass"], environ=clean_environ(PYTHONHASHSEED="0")).stderr
     )
-
-
-def collected(said: str) -> int:
-    """The instructions that callgrind counted."""
-    (instructions,) = re.findall(r"Collected : (\d+)", said)
-    return int(instructions)
 
 
 def test_instructions(one_cpu: Cgroup, wheel: Path, tmp_path: Path) -> None:
@@ -143,7 +136,7 @@ def test_many_mounts_and_nested_groups_cost_in_proportion(tmp_path: Path) -> Non
     def count(mounts: int, groups: int) -> int:
         root = tmp_path / f"{mounts}-{groups}"
         make_tree(root, mounts, groups)
-        command = [*VALGRIND, str(NEWEST_TESTED), "-S", "-c", code, str(ROOT), str(root)]
+        command = [*CALLGRIND, str(NEWEST_TESTED), "-S", "-c", code, str(ROOT), str(root)]
         result = run(command, environ=clean_environ(PYTHONHASHSEED="0"))
         assert result.stdout == f"{groups + 1}\n"
         return collected(result.stderr)

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 from conftest import NEWEST_TESTED, PYTHONS, ROOT, clean_environ, run
-from prefix import copy_by_hand, copy_hook, make_prefix
+from instructions import copy_hook
+from prefix import copy_by_hand, make_prefix
 
 from blasenv.search import MAX_DIRECTORIES, foreign_mounts
 

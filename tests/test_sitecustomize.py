@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 from conftest import NEWEST_TESTED, PROBE, PYTHONS, Cgroup, clean_environ, find_uv, run
-from prefix import PACKAGE, TEMPLATE, Prefix, copy_by_hand, copy_hook, make_prefix
+from instructions import copy_hook
+from prefix import PACKAGE, TEMPLATE, Prefix, copy_by_hand, make_prefix
 
 NEWEST = next(version for version, path in PYTHONS.items() if path == NEWEST_TESTED)
 BY = "import sys; print(getattr(getattr(sys, '_blasenv', None), 'by', None))"

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 
 from blasenv import __version__
-from blasenv.text import Failure, paint, paragraph, print_json, table
+from blasenv.text import Failure, count, paint, paragraph, print_json, table
 
 from . import effect, installation, process, verdict
 from .checks import CHECKS, Result, summary
@@ -91,9 +91,7 @@ def _closing(results: dict[str, Result], bad: list[str]) -> str:
     warnings = [name for name, result in results.items() if result.state == "warning" and name not in bad]
     if bad:
         which = ", ".join(bad)
-        return (
-            f"{len(bad)} thing{'s' if len(bad) > 1 else ''} to look after: {which}. What to do stands behind the arrow."
-        )
+        return f"{count(len(bad), 'thing')} to look after: {which}. What to do stands behind the arrow."
     if warnings:
         return f"It works. Worth a look when there is time: {', '.join(warnings)}."
     return "All is well."
@@ -127,8 +125,12 @@ def _look_at_all(args: argparse.Namespace) -> int:
     for one, judgement in problems[:3]:
         print(paragraph(f"{one.pid}: {judgement.sentence} {judgement.advice}"))
     if not problems:
-        count = f"{len(judged)} process{'es' if len(judged) != 1 else ''} with a BLAS or OpenMP library"
-        print(paragraph(f"{count}; threads are no problem in any.") if judged else f"{count}.".replace("0", "No", 1))
+        looked_at = f"{len(judged)} process{'es' if len(judged) != 1 else ''} with a BLAS or OpenMP library"
+        print(
+            paragraph(f"{looked_at}; threads are no problem in any.")
+            if judged
+            else f"{looked_at}.".replace("0", "No", 1)
+        )
     else:
         print(paragraph(f"More about one of them: blasenv doctor {problems[0][0].pid}"))
     if closed:

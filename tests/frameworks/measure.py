@@ -23,9 +23,6 @@ KEPT = ROOT / ".cache" / "frameworks"  # git-ignored; an environment is made onc
 VERSION = "3.11" if "3.11" in PYTHONS else next(name for name, path in PYTHONS.items() if path == NEWEST_TESTED)
 VISIBLE = len(os.sched_getaffinity(0))  # CPUs; OpenBLAS and joblib start no more than that
 
-# A limit that stands for one thread, and less slow to test with than one CPU.
-QUOTA = 1.5
-
 # The same command three times under the same limit: without blasenv; with it; and with it told to
 # take 7 threads, a number that no framework comes to by itself, so that it would stand out.
 WAYS: Mapping[str, Mapping[str, str]] = {"without": {}, "hooked": {}, "seven": {"BLASENV_THREADS": "7"}}

@@ -6,14 +6,13 @@ Not run by default. By name: pytest tests/frameworks/slow_frameworks.py
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import Cgroup, make_cgroup
+from conftest import Cgroup
 from measure import (
     PROGRAMS,
-    QUOTA,
     VISIBLE,
     WAYS,
     Frameworks,
@@ -42,12 +41,6 @@ def make(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Make:
         return made[name]
 
     return frameworks
-
-
-@pytest.fixture(scope="module")
-def group() -> Iterator[Cgroup]:
-    with make_cgroup(QUOTA) as made:
-        yield made
 
 
 def test_joblib_on_all_cpus(make: Make, group: Cgroup) -> None:

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import Cgroup, make_cgroup
-from measure import PROGRAMS, QUOTA, Frameworks, install, make_frameworks, run_in
+from conftest import Cgroup
+from measure import PROGRAMS, Frameworks, install, make_frameworks, run_in
 
 # Rounding up tells whether 1.5 CPUs were divided: 2 threads for one rank, 1 for two.
 CONFIG = 'rounding = "ceil"\n'
@@ -26,12 +25,6 @@ INTEL_MPI = ["intel"]
 @pytest.fixture(scope="module")
 def frameworks(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Frameworks:
     return make_frameworks("impi", wheel, tmp_path_factory.mktemp("ranks"))
-
-
-@pytest.fixture(scope="module")
-def group() -> Iterator[Cgroup]:
-    with make_cgroup(QUOTA) as made:
-        yield made
 
 
 def ranks(

@@ -5,14 +5,12 @@ These install fast, so they run by default; slow_frameworks.py has the others.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import Cgroup, make_cgroup
+from conftest import Cgroup
 from measure import (
     PROGRAMS,
-    QUOTA,
     VISIBLE,
     Frameworks,
     Workers,
@@ -28,12 +26,6 @@ from measure import (
 @pytest.fixture(scope="module")
 def pools(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Frameworks:
     return make_frameworks("pools", wheel, tmp_path_factory.mktemp("pools"))
-
-
-@pytest.fixture(scope="module")
-def group() -> Iterator[Cgroup]:
-    with make_cgroup(QUOTA) as made:
-        yield made
 
 
 @pytest.mark.parametrize(

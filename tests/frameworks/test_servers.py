@@ -9,12 +9,12 @@ import json
 import signal
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from conftest import TIMEOUT, Cgroup, Venv, clean_environ, make_cgroup, make_venv
-from measure import HERE, PROGRAMS, QUOTA, VERSION
+from conftest import TIMEOUT, Cgroup, Venv, clean_environ, make_venv
+from measure import HERE, PROGRAMS, VERSION
 
 WORKERS = 2
 
@@ -29,12 +29,6 @@ def servers(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Venv:
     venv = make_venv(tmp_path_factory.mktemp("servers") / "venv", VERSION)
     venv.install(wheel, "-r", HERE / "requirements" / "servers.txt")
     return venv
-
-
-@pytest.fixture(scope="module")
-def group() -> Iterator[Cgroup]:
-    with make_cgroup(QUOTA) as made:
-        yield made
 
 
 def serve(command: Sequence[str | Path], group: Cgroup, directory: Path, config: str) -> set[tuple[str | None, str]]:
