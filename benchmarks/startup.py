@@ -47,7 +47,7 @@ def make_venvs(python: str, directory: Path) -> dict[str, Path]:
 def start(python: Path, environ: dict[str, str]) -> float:
     """Milliseconds from the spawn to the exit, without subprocess, whose own work is as long as what is measured."""
     begin = time.perf_counter()
-    pid = os.posix_spawn(python, [python, "-c", "pass"], environ)
+    pid = os.posix_spawn(python, [str(python), "-c", "pass"], environ)
     _, status = os.waitpid(pid, 0)
     took = 1000 * (time.perf_counter() - begin)
     if status:
