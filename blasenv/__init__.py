@@ -6,15 +6,19 @@ imports it and calls `run`. Importing it alone does nothing. What flows, one way
     read_config -> find_limits -> decide -> apply
 
 It is read by people who audit a base image, and run by every Python process of that
-image. So it imports only what a bare interpreter has loaded (and `_rare`, its other half,
-when there is a configuration file or another rare case), opens a closed list of files,
+image. So it imports only what a bare interpreter has loaded (and `_config_file` where there
+is a configuration, `_host` where cores or ranks matter), opens a closed list of files,
 prints nothing unless the configuration is broken or BLASENV_DEBUG=1, and writes only its
 own variables. ``find_*`` open files, ``parse_*`` take their bytes. Errors are caught in two
-places: `_read`, for one file, and `run`, for everything.
+places: `read_file`, for one file, and `run`, for everything.
+
+It counts instructions, which shows in two habits: annotations are quoted, because Python
+then makes one string of each and evaluates none; and lists stand where generators would,
+because a list is built in place, and a generator is a function call for each item.
 
 Files: /etc/blasenv.toml, /proc/self/cgroup, /proc/self/mountinfo, the CPU limit of each
 cgroup from our own up to the mount point (cpu.max, or cpu.cfs_quota_us and
-cpu.cfs_period_us), and, when the limit is above half of the CPUs, one
+cpu.cfs_period_us), and, when that allows more threads than half of the CPUs, one
 /sys/devices/system/cpu/cpuN/topology/thread_siblings_list.
 
 Not handled: a limit outside the cgroup namespace (nobody in it can see one), a limit
@@ -37,6 +41,9 @@ else:
     Config = Decision = Limit = type(sys.implementation)  # types.SimpleNamespace
 
 CONFIG_PATH = "/etc/blasenv.toml"
+# The values of BLASENV_DISABLE that do not: the hook line asks whether they hold the value. So does each
+# part of them, such as "" and "n"; what anybody means as a yes is no part.
+ENABLED = "0 no No NO false False FALSE off Off OFF"
 # Set by launchers for each rank of a job on this node: torchrun and accelerate, Open MPI, MPICH
 # and Intel MPI, MVAPICH2, HPE Cray, Slurm. The least specific come last.
 LOCAL_RANKS = (
@@ -52,29 +59,33 @@ RECEIPT = "BLASENV_SET"  # "OMP_NUM_THREADS=4" tells children, and people, what 
 
 ABSENT = "no such file"
 MAX_THREADS = 8192  # the most CPUs a Linux kernel is built for
+READ = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
 MAX_FILE = 1 << 16  # bytes; a larger file is not what it claims to be
 MAX_MOUNTINFO = 1 << 24  # about 100,000 mounts
 
 
-def _read(path: "str | bytes", most: int) -> "tuple[bytes, str]":
+def read_file(path: "str | bytes", most: int, kernel: bool = False) -> "tuple[bytes, str]":
     """The contents of a regular file of at most ``most`` bytes, and "" or why there are none.
 
     O_NONBLOCK because a FIFO in the place of a file must not hang a start. Files of /proc
-    and /sys have size 0 and may give less than they hold at each read, so read to the end.
+    and /sys may give less than they hold at each read, so read to the end. What is no regular
+    file is not read, for somebody else may wait for what is in it; only with ``kernel``, where
+    nobody can have put anything else, the question comes last, and only if there is a doubt.
     """
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
+        fd = os.open(path, READ)
         try:
-            stat = os.fstat(fd)
-            if stat.st_mode & 0o170000 != 0o100000:
+            if not kernel and os.fstat(fd).st_mode & 0o170000 != 0o100000:
                 return b"", "not a regular file"
             chunks, length = [], 0
-            while stat.st_size <= most >= length:
+            while length <= most:
                 chunk = os.read(fd, 65536)
                 if not chunk:
                     break
                 chunks.append(chunk)
                 length += len(chunk)
+            if kernel and not 0 < length <= most and os.fstat(fd).st_mode & 0o170000 != 0o100000:
+                return b"", "not a regular file"
         finally:
             os.close(fd)
     except FileNotFoundError:
@@ -83,7 +94,7 @@ def _read(path: "str | bytes", most: int) -> "tuple[bytes, str]":
         return b"", error.strerror or "cannot be read"
     except ValueError:  # a NUL in the path
         return b"", "not a path"
-    if stat.st_size > most or length > most:
+    if length > most:
         return b"", f"larger than {most} bytes"
     return b"".join(chunks), ""
 
@@ -98,6 +109,7 @@ def read_config(root: str = "/", environ: "Mapping[str, str]" = os.environ, argv
         mode="auto",
         threads=None,
         share=1,
+        shared_by="",
         rounding="floor",
         variables=["OMP_NUM_THREADS"],
         visible=False,
@@ -111,13 +123,13 @@ def read_config(root: str = "/", environ: "Mapping[str, str]" = os.environ, argv
     named = environ.get("BLASENV_CONFIG")
     path = root.rstrip("/") + CONFIG_PATH if named is None else named
     if path not in ("", "/dev/null"):
-        contents, problem = _read(path, MAX_FILE)
+        contents, problem = read_file(path, MAX_FILE)
         if problem != ABSENT or named is not None:
-            from ._rare import take_file
+            from ._config_file import take_file
 
             take_file(config, path, contents, problem, argv)
     if "BLASENV_MODE" in environ or "BLASENV_THREADS" in environ:
-        from ._rare import take_environ
+        from ._config_file import take_environ
 
         take_environ(config, environ)
     return config
@@ -153,21 +165,23 @@ def parse_mountinfo(contents: bytes, version: int) -> "list[tuple[bytes, bytes]]
     of optional fields, (8) a lone hyphen, (9) the type, (11) the super options, where v1 names
     its controllers. The source (10) may be empty, and (11) may hold raw blanks (WSL2).
     """
+    # From each type back to the start of its line, and not forward field by field: of
+    # thousands of mounts, only those of cgroups are taken apart.
     kind = b" - cgroup2 " if version == 2 else b" - cgroup "
     mounts = []
-    place = contents.find(kind)
-    while place >= 0:
-        end = contents.find(b"\n", place)
+    found = contents.find(kind)
+    while found >= 0:
+        end = contents.find(b"\n", found)
         end = len(contents) if end < 0 else end
-        options = contents[place + len(kind) : end].partition(b" ")[2]
+        options = contents[found + len(kind) : end].partition(b" ")[2]
         if version == 2 or b"cpu" in options.split(b","):
-            fields = contents[contents.rfind(b"\n", 0, place) + 1 : place].split(b" ", 5)
+            fields = contents[contents.rfind(b"\n", 0, found) + 1 : found].split(b" ", 5)
             # The first lone hyphen ends the optional fields; a later one is within the super options.
             if len(fields) == 6 and b" - " not in fields[5] and not _is_covered(fields[4], contents, end):
                 mounts.append((fields[3], fields[4]))
-        place = contents.find(kind, place + 1)
+        found = contents.find(kind, found + 1)
     if b"\\" in b"".join([root + point for root, point in mounts]):
-        from ._rare import unescape
+        from ._host import unescape
 
         return unescape(mounts)
     return mounts
@@ -176,15 +190,15 @@ def parse_mountinfo(contents: bytes, version: int) -> "list[tuple[bytes, bytes]]
 def _is_covered(point: bytes, contents: bytes, start: int) -> bool:
     """Whether a mount that comes after ``start`` in mountinfo is on ``point``, or on a directory above it."""
     while point:
-        place = contents.find(b" " + point + b" ", start)
-        while place >= 0:
-            end = contents.find(b"\n", place)
-            line = contents[contents.rfind(b"\n", 0, place) + 1 : end if end >= 0 else None]
+        found = contents.find(b" " + point + b" ", start)
+        while found >= 0:
+            end = contents.find(b"\n", found)
+            line = contents[contents.rfind(b"\n", 0, found) + 1 : end if end >= 0 else None]
             before, hyphen, _ = line.partition(b" - ")
             fields = before.split(b" ", 5)
             if hyphen and len(fields) == 6 and fields[4] == point:
                 return True
-            place = contents.find(b" " + point + b" ", place + 1)
+            found = contents.find(b" " + point + b" ", found + 1)
         point = point.rpartition(b"/")[0]
     return False
 
@@ -223,7 +237,7 @@ def parse_cpu_cfs(quota: bytes, period: bytes) -> "tuple[int | None, int | None,
     return None, None, f"malformed: {quota[:40]!r} with period {period[:40]!r}"
 
 
-def _levels(path: bytes, root: bytes, point: bytes) -> "list[bytes]":
+def level_directories(path: bytes, root: bytes, point: bytes) -> "list[bytes]":
     """The directories of the cgroup ``path`` and its ancestors, leaf first, on a mount of ``root`` at ``point``.
 
     Empty when the mount does not show the group. Whole components count: /sand is no ancestor
@@ -240,62 +254,70 @@ def _levels(path: bytes, root: bytes, point: bytes) -> "list[bytes]":
     return [b"/".join([point, *names[:count]]) for count in range(len(names), -1, -1)]
 
 
-def find_quota(root: str = "/", process: str = "self") -> "Iterator[Limit]":
+def find_quota(
+    root: str = "/", process: str = "self", observer: "str | None" = None, below: str = ""
+) -> "Iterator[Limit]":
     """The CPU bandwidth limit at each visible level of a process's cgroup, leaf first.
 
-    ``root`` is read in the place of /. A file that gave no limit has the reason in its note.
+    ``root`` is read in the place of /. The levels are looked for on the mounts of the process
+    ``observer``, by default the same one, whose mount points lie ``below`` that directory. A file
+    that gave no limit has the reason in its note.
     """
     prefix = os.fsencode(root.rstrip("/"))
-    source = f"/proc/{process}/cgroup"
-    contents, note = _read(prefix + source.encode(), MAX_FILE)
+    path = f"/proc/{process}/cgroup"
+    contents, note = read_file(prefix + path.encode(), MAX_FILE, True)
     group = parse_cgroup(contents)
+    version = 0
     if group is None:
         note = note or "names no CPU controller"
-        yield Limit(controller="cpu", version=0, path=source, quota=None, period=None, note=note)
-        return
-    version, path = group
-    source = f"/proc/{process}/mountinfo"
-    contents, problem = _read(prefix + source.encode(), MAX_MOUNTINFO)
-    note = problem or f"no mount shows the cgroup {path!r}"
-    for mount_root, point in parse_mountinfo(contents, version):
-        for level in _levels(path, mount_root, point):
-            note = ""
-            if version == 2:
-                file = level + b"/cpu.max"
-                contents, problem = _read(prefix + file, MAX_FILE)
-                quota, period, malformed = parse_cpu_max(contents)
-            else:
-                file = level + b"/cpu.cfs_quota_us"
-                contents, problem = _read(prefix + file, MAX_FILE)
-                length = b""
-                if parse_microseconds(contents.strip()):
-                    length, problem = _read(prefix + level + b"/cpu.cfs_period_us", MAX_FILE)
-                quota, period, malformed = parse_cpu_cfs(contents, length)
-            yield Limit(
-                controller="cpu",
-                version=version,
-                path=os.fsdecode(file),
-                quota=quota,
-                period=period,
-                note=problem or malformed,
-            )
+    else:
+        version, name = group
+        path = f"/proc/{observer or process}/mountinfo"
+        contents, note = read_file(prefix + path.encode(), MAX_MOUNTINFO, True)
+        note = note or f"no mount shows the cgroup {name!r}"
+        for mount_root, point in parse_mountinfo(contents, version):
+            for directory in level_directories(name, mount_root, os.fsencode(below) + point):
+                note = ""
+                if version == 2:
+                    file = directory + b"/cpu.max"
+                    contents, problem = read_file(prefix + file, MAX_FILE, True)
+                    quota, period, malformed = parse_cpu_max(contents)
+                else:
+                    file = directory + b"/cpu.cfs_quota_us"
+                    contents, problem = read_file(prefix + file, MAX_FILE, True)
+                    length = b""
+                    if parse_microseconds(contents.strip()):
+                        length, problem = read_file(prefix + directory + b"/cpu.cfs_period_us", MAX_FILE, True)
+                    quota, period, malformed = parse_cpu_cfs(contents, length)
+                yield Limit(
+                    controller="cpu",
+                    version=version,
+                    path=os.fsdecode(file),
+                    quota=quota,
+                    period=period,
+                    note=problem or malformed,
+                )
     if note:
-        yield Limit(controller="cpu", version=version, path=source, quota=None, period=None, note=note)
+        yield Limit(controller="cpu", version=version, path=path, quota=None, period=None, note=note)
 
 
-def find_limits(root: str, cpus: "set[int]") -> "Iterator[Limit]":
-    """All that limits the threads of this process, which may run on ``cpus``: its quota, and SMT.
+def find_limits(
+    root: str, cpus: "set[int]", rounding: str = "floor", levels: "Iterable[Limit] | None" = None
+) -> "Iterator[Limit]":
+    """All that limits the threads of a process which may run on ``cpus``: its quota, and its cores.
 
-    A quota above half of the CPUs may be more than there are cores. MKL and PyTorch start no
-    more threads than cores by themselves, and blasenv never raises a count.
+    ``levels`` are those of its cgroup, by default this process's. MKL and PyTorch start no more
+    threads than there are cores by themselves, and blasenv never raises a count: where the
+    quota, rounded, allows more than half of the CPUs, that may be more than the cores.
     """
-    least = float(len(cpus))
-    for limit in find_quota(root):
+    tightest = float(len(cpus))
+    for limit in find_quota(root) if levels is None else levels:
         if limit.quota and limit.period:
-            least = min(least, limit.quota / limit.period)
+            tightest = min(tightest, limit.quota / limit.period)
         yield limit
-    if len(cpus) / 2 < least < len(cpus):
-        from ._rare import find_cores
+    threads = -(-tightest // 1) if rounding == "ceil" else tightest // 1
+    if tightest < len(cpus) < 2 * threads:
+        from ._host import find_cores
 
         yield from find_cores(root, cpus)
 
@@ -310,13 +332,48 @@ def cpu_quota(root: str = "/") -> "float | None":
     return min(quotas, default=None)
 
 
-def is_thread_variable(name: str) -> bool:
-    """Whether ``name`` is that of a thread count, such as OMP_NUM_THREADS; blasenv touches no other."""
-    return name.endswith("_THREADS") and name.isascii() and name.isupper() and name.replace("_", "").isalnum()
+def fit(limits: "Iterable[Limit]", affinity: int, share: int, rounding: str) -> "tuple[int, Limit | None, str]":
+    """How many threads fit: the count, the limit that binds (None: the CPUs), and what rounding changed.
+
+    ``affinity`` is the number of CPUs in the affinity mask. Of these and of a quota, each of the
+    ``share`` processes gets an equal part; the cores are a cap on one program's threads, and are
+    not shared out. The last is "" when the count is exact, "floor", "ceil", or "least" where
+    less than 1 is allowed. Floor is the default: BLAS threads work in lock-step, so a surplus
+    one is throttled while the others spin.
+    """
+    tightest, quota, period = None, affinity, share
+    for limit in limits:
+        if limit.quota and limit.period:
+            divisor = limit.period if limit.controller == "smt" else limit.period * share
+            # In integers, because 17 digits do not fit a float.
+            if limit.quota * period < quota * divisor:
+                tightest, quota, period = limit, limit.quota, divisor
+    threads, rest = divmod(quota, period)
+    if not threads:
+        return 1, tightest, "least"
+    return threads + (rest > 0 and rounding == "ceil"), tightest, rounding if rest else ""
+
+
+def undecided(rule: str, notes: "list[str]") -> Decision:
+    """The decision to change nothing."""
+    return Decision(
+        rule=rule,
+        threads=None,
+        set={},
+        kept={},
+        stale=[],
+        visible=False,
+        limit=None,
+        share=1,
+        shared_by="",
+        rounding="",
+        notes=notes,
+        by="",
+    )
 
 
 def decide(config: Config, limits: "Iterable[Limit]", affinity: int, environ: "Mapping[str, str]") -> Decision:
-    """What to set in the environment, and the rule that says so. Changes nothing.
+    """What to set in the environment, the rule that says so, and how the count came about. Changes nothing.
 
     ``limits`` come from `find_limits` and are looked at only when the rules get that far;
     ``affinity`` is the number of CPUs in the affinity mask. What the user set stays, unless
@@ -324,49 +381,39 @@ def decide(config: Config, limits: "Iterable[Limit]", affinity: int, environ: "M
     """
     # A variable that equals its receipt is a parent's decision, not the user's.
     pairs = [item.partition("=") for item in environ.get(RECEIPT, "").split()]
-    stale = [name for name, _, value in pairs if value and environ.get(name) == value and is_thread_variable(name)]
+    stale = [name for name, _, value in pairs if name.endswith("_THREADS") and value and environ.get(name) == value]
     kept = {
         name: environ[name] for name in ("OMP_NUM_THREADS", *config.variables) if name in environ and name not in stale
     }
-    threads = None
+    decision = undecided("disabled", config.notes)
+    decision.stale, decision.kept, decision.visible = stale, kept, config.visible
     if config.mode == "off":
-        rule = "disabled"
+        return decision
     # Beside the user's OMP_NUM_THREADS, a more specific variable of ours would beat it.
-    elif not config.override and ("OMP_NUM_THREADS" in kept or len(kept) == len(config.variables)):
-        rule = "user-env"
-    elif config.threads or config.mode == "single":
-        rule, threads = "config", config.threads or 1
+    if not config.override and ("OMP_NUM_THREADS" in kept or len(kept) == len(config.variables)):
+        decision.rule = "user-env"
+        return decision
+    if config.threads or config.mode == "single":
+        decision.rule, threads = "config", config.threads or 1
     else:
-        found = [(limit.quota, limit.period, limit.controller) for limit in limits if limit.quota and limit.period]
-        rule = "no-gap" if found else "no-limit"
-        if any([quota < affinity * period for quota, period, _ in found]):
-            rule = "quota"
-        if rule == "quota" or config.share > 1:
-            # Floor: BLAS threads work in lock-step, so a surplus one is throttled while the
-            # others spin. In integers, because 17 digits do not fit a float.
-            share = config.share
-            if share == 1 and not set(LOCAL_RANKS).isdisjoint(environ):
-                from ._rare import local_ranks
+        finite = [limit for limit in limits if limit.quota and limit.period]
+        gap = fit(finite, affinity, 1, "")[1] is not None
+        decision.rule = "quota" if gap else "no-gap" if finite else "no-limit"
+        decision.share, decision.shared_by = config.share, config.shared_by
+        if gap and config.share == 1 and not set(LOCAL_RANKS).isdisjoint(environ):
+            from ._host import local_ranks
 
-                share = local_ranks(environ)
-            up = config.rounding == "ceil"
-            found.append((affinity, 1, "cpu"))
-            # The cores are a cap on one program's threads; only bandwidth and CPUs are shared out.
-            parts = [(quota, period if controller == "smt" else period * share) for quota, period, controller in found]
-            threads = max(1, min([-(-quota // period) if up else quota // period for quota, period in parts]))
-    if threads and config.program:
-        rule = "program"
-    if threads and config.override:
-        kept = {}
-    return Decision(
-        rule=rule,
-        threads=threads,
-        set={name: str(threads) for name in config.variables if name not in kept} if threads else {},
-        kept=kept,
-        stale=stale,
-        visible=config.visible,
-        notes=config.notes,
-    )
+            decision.share, decision.shared_by = local_ranks(environ)
+        if not gap and config.share == 1:
+            return decision
+        threads, decision.limit, decision.rounding = fit(finite, affinity, decision.share, config.rounding)
+    if config.program:
+        decision.rule = "program"
+    if config.override:
+        decision.kept = kept = {}
+    decision.threads = threads
+    decision.set = {name: str(threads) for name in config.variables if name not in kept}
+    return decision
 
 
 def apply(decision: Decision) -> None:
@@ -407,25 +454,21 @@ def run() -> Decision:
     """
     here = vars(sys)
     if "_blasenv" not in here:
-        rule, notes = "not-linux", []
         try:
-            if sys.platform == "linux":
+            if sys.platform != "linux":
+                here["_blasenv"] = undecided("not-linux", [])
+            else:
                 config = read_config("/", os.environ, sys.argv)
                 cpus = os.sched_getaffinity(0)
-                decision = decide(config, find_limits("/", cpus), len(cpus), os.environ)
+                decision = decide(config, find_limits("/", cpus, config.rounding), len(cpus), os.environ)
                 apply(decision)
                 here["_blasenv"] = decision
-                decision.by = __file__
                 if config.problems or "BLASENV_DEBUG" in os.environ:
-                    from ._rare import report
+                    from ._config_file import report
 
                     report(config, decision)
         except Exception as error:  # whatever it is, the interpreter must start
-            rule, notes = "error", [f"{type(error).__name__}: {error}"]
-        if "_blasenv" not in here:
-            here["_blasenv"] = decision = Decision(
-                rule=rule, threads=None, set={}, kept={}, stale=[], visible=False, notes=notes
-            )
-            decision.by = __file__
+            here.setdefault("_blasenv", undecided("error", [f"{type(error).__name__}: {error}"]))
+        here["_blasenv"].by = __file__
     done: Decision = here["_blasenv"]
     return done

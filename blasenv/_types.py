@@ -18,6 +18,7 @@ class Config:
         mode: str,
         threads: int | None,
         share: int,
+        shared_by: str,
         rounding: str,
         variables: Sequence[str],
         visible: bool,
@@ -33,7 +34,9 @@ class Config:
         self.threads = threads
         """A fixed count in place of the quota's."""
         self.share = share
-        """Worker processes that share the CPUs."""
+        """How many processes share the CPUs, as the owner says in [programs]."""
+        self.shared_by = shared_by
+        """Who they are, and the line that says so: 'processes (celery = "share:4")'; "" without one."""
         self.rounding = rounding
         """"floor" or "ceil"."""
         self.variables = variables
@@ -86,7 +89,12 @@ class Decision:
         kept: Mapping[str, str],
         stale: Sequence[str],
         visible: bool,
+        limit: Limit | None,
+        share: int,
+        shared_by: str,
+        rounding: str,
         notes: list[str],
+        by: str,
     ) -> None:
         self.rule = rule
         """disabled, user-env, config, program, quota, no-gap, no-limit, not-linux or error."""
@@ -100,7 +108,15 @@ class Decision:
         """Variables inherited from a parent's decision, to be taken back first."""
         self.visible = visible
         """Whether ``set`` goes into os.environ, too."""
+        self.limit = limit
+        """The limit that bound the count, None when none did."""
+        self.share = share
+        """How many processes share that limit."""
+        self.shared_by = shared_by
+        """Who they are, and who says so: "ranks (LOCAL_WORLD_SIZE=2)"; "" when nobody shares it."""
+        self.rounding = rounding
+        """What rounding changed: "floor", "ceil", "least" (less than 1 was allowed), "" when the count is exact."""
         self.notes = notes
         """What a person should know about how this came about."""
-        self.by = ""
+        self.by = by
         """The file of the blasenv that acted on it in this process."""

@@ -13,8 +13,8 @@ import signal
 import sys
 from typing import TYPE_CHECKING
 
-from . import __version__
-from .text import Failure
+from blasenv import __version__
+from blasenv.errors import Failure
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,18 +22,18 @@ if TYPE_CHECKING:
 # Module MODULE has NAME_arguments(parser) and NAME_command(args) -> exit status. It is imported
 # only when its command is the one that runs.
 COMMANDS = (
-    ("status", "blasenv.status", "what this interpreter got, and from where"),
-    ("explain", "blasenv.explain", "every step and file behind the decision"),
-    ("doctor", "blasenv.doctor", "check the installation, or a process that runs now"),
-    ("scan", "blasenv.interpreters", "the Python interpreters of this image, covered or not"),
-    ("run", "blasenv.runner", "run a command with the decided thread count in its environment"),
-    ("env", "blasenv.env", "lines to paste into a shell script, a Dockerfile or a pod"),
-    ("config", "blasenv.config", "write, check or show the configuration"),
-    ("install", "blasenv.install", "put the hook where pip cannot reach"),
-    ("upgrade", "blasenv.install", "bring installed hooks to this version"),
-    ("uninstall", "blasenv.install", "take installed hooks away"),
-    ("limit", "blasenv.limit", "run a command under a real CPU limit"),
-    ("bench", "blasenv.bench", "measure thread counts, and what the hook costs"),
+    ("status", "blasenv.commands.status", "what this interpreter got, and from where"),
+    ("explain", "blasenv.commands.explain", "every step and file behind the decision"),
+    ("doctor", "blasenv.commands.doctor", "check the installation, or a process that runs now"),
+    ("scan", "blasenv.commands.scan", "the Python interpreters of this image, covered or not"),
+    ("run", "blasenv.commands.run", "run a command with the decided thread count in its environment"),
+    ("env", "blasenv.commands.env", "lines to paste into a shell script, a Dockerfile or a pod"),
+    ("config", "blasenv.commands.config", "write, check or show the configuration"),
+    ("install", "blasenv.commands.install", "put the hook where pip cannot reach"),
+    ("upgrade", "blasenv.commands.install", "bring installed hooks to this version"),
+    ("uninstall", "blasenv.commands.install", "take installed hooks away"),
+    ("limit", "blasenv.commands.limit", "run a command under a real CPU limit"),
+    ("bench", "blasenv.commands.bench", "measure thread counts, and what the hook costs"),
 )
 TAKE_COMMAND = ("run", "limit", "bench")  # all behind their first "--" is args.cmd, untouched
 

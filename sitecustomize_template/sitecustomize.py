@@ -12,7 +12,7 @@ import os
 import sys
 
 # A hook in a venv's site-packages runs before this file. The nearer installation has decided.
-if os.environ.get("BLASENV_DISABLE", "") in ("", "0") and not hasattr(sys, "_blasenv"):
+if os.getenv("BLASENV_DISABLE", "0") in "0 no No NO false False FALSE off Off OFF" and not hasattr(sys, "_blasenv"):
     try:
         try:
             from _blasenv_startup import run

@@ -26,7 +26,7 @@ import pytest
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(__file__).resolve().parent.parent
-PROBE = ROOT / "tests" / "probe.py"
+PROBE = ROOT / "tests" / "support" / "probe.py"
 TIMEOUT = 120  # seconds, for a command that hangs; nothing is measured with it
 
 VERSIONS = ("3.9", "3.10", "3.11", "3.12", "3.13", "3.14", "3.15")

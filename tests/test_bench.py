@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 from conftest import ROOT, Cgroup, Venv, clean_environ, run
 
-from blasenv.bench import chart, measure
-from blasenv.bench.measure import DEFAULT, Series
-from blasenv.bench.workloads import WORKLOADS, Workload, program
+from blasenv.commands.bench import chart, measure
+from blasenv.commands.bench.measure import DEFAULT, Series
+from blasenv.commands.bench.workloads import WORKLOADS, Workload, program
 
 BENCH = [sys.executable, "-m", "blasenv", "bench"]
 ENVIRON = clean_environ(PYTHONPATH=str(ROOT))

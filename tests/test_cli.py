@@ -165,7 +165,7 @@ def test_explain_reads_like_this(tmp_path: Path) -> None:
       CPUS  QUOTA us  PERIOD us  FILE
    *  1.5   150000    100000     /sys/fs/cgroup/cpu.max
 
-     The smallest applies: 1.5 CPUs.
+     The tightest applies: 1.5 CPUs.
 
 3. Visible CPUs
    * 8 CPUs: 0-7 (pretended)
@@ -187,7 +187,7 @@ def test_ranks_and_receipts_are_explained(tmp_path: Path) -> None:
     root = tree(tmp_path, "800000 100000")
     changes = environ(LOCAL_WORLD_SIZE="4", OMP_NUM_THREADS="6", BLASENV_SET="OMP_NUM_THREADS=6")
     text = run([*BLASENV, "explain", "--root", root, "--affinity", "16"], changes).stdout
-    assert "4 ranks of a job share the limit (LOCAL_WORLD_SIZE=4)" in text
+    assert "4 ranks (LOCAL_WORLD_SIZE=4) share the limit" in text
     assert "inherited OMP_NUM_THREADS from a parent's decision" in text
     assert "would set OMP_NUM_THREADS=2" in text
 

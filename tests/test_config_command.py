@@ -13,8 +13,8 @@ import pytest
 from conftest import ROOT, clean_environ, run
 
 import blasenv
-from blasenv import _rare
-from blasenv.config import TEMPLATE, find_problems
+from blasenv import _config_file
+from blasenv.commands.config import TEMPLATE, find_problems
 
 
 def config(*words: str | Path, status: int = 0, **changes: str) -> subprocess.CompletedProcess[str]:
@@ -36,7 +36,7 @@ def test_init_writes_a_file_that_changes_nothing(tmp_path: Path) -> None:
 
 def test_every_example_in_the_template_is_valid() -> None:
     text = re.sub(r'(?m)^#(?=[a-z"\[])', "", TEMPLATE)
-    settings, problems, _ = _rare.parse_config(text.encode())
+    settings, problems, _ = _config_file.parse_config(text.encode())
     assert problems == []
     assert find_problems(text.encode()) == []
     assert set(settings) == {"mode", "threads", "rounding", "variables", "visible", "override", "programs"}

@@ -18,7 +18,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import blasenv
-from blasenv._rare import parse_command_line, parse_config
+from blasenv._config_file import parse_command_line, parse_config
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -137,7 +137,7 @@ PROGRAM = 'is "auto", "single", "off", "share:N" or a whole number from 1 to 819
         (b"mode = {}", 1, f"'{{}}' {NO_VALUE}"),
         (b'mode = "off" now', 1, "unexpected 'now' after the value"),
         (b'mode = "off" "off"', 1, "unexpected '\"off\"' after the value"),
-        (b"[programs", 1, TABLE),  # found by tests/fuzz.py
+        (b"[programs", 1, TABLE),  # found by tests/support/fuzz.py
         (b"[programs] x", 1, "unexpected 'x' after the value"),
         (b'variables = ["A_THREADS"', 1, COMMA),
         (b'variables = ["A_THREADS" "B_THREADS"]', 1, COMMA),
@@ -445,7 +445,7 @@ def test_a_program_beats_the_rest_of_the_file(
     assert values(read(tmp_path, PROGRAMS, environ, argv)) == want
 
 
-SAY_NAME = "from blasenv._rare import program_name; print(repr(program_name(['-m'])))"
+SAY_NAME = "from blasenv._config_file import program_name; print(repr(program_name(['-m'])))"
 
 
 @pytest.mark.parametrize(

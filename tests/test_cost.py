@@ -84,7 +84,13 @@ def test_configuration_costs_the_other_module(
     file.write_text('mode = "off"\n')
     hook = f"VENV/lib/python{one_venv.version}/site-packages/a0_blasenv.pth"
     opened = watched(one_cpu, clean_environ(BLASENV_CONFIG=str(file)))
-    assert without_doubles(opened) == [hook, code_of("__init__", one_venv), str(file), code_of("_rare", one_venv)]
+    assert without_doubles(opened) == [
+        hook,
+        code_of("__init__", one_venv),
+        str(file),
+        code_of("_config_file", one_venv),
+        code_of("_host", one_venv),
+    ]
 
 
 def test_imports_one_module(one_venv: Venv, one_bare_venv: Venv, one_cpu: Cgroup) -> None:

@@ -126,12 +126,12 @@ def test_hook(patient: Venv) -> None:
 
 
 def test_files(patient: Venv) -> None:
-    module = patient.site_packages / "blasenv" / "_rare.py"
+    module = patient.site_packages / "blasenv" / "_host.py"
     assert one(patient, "files")["state"] == "ok"
     with changed(module, module.read_bytes() + b"# one more line\n"):
         found = one(patient, "files")
         assert found["state"] == "problem"
-        assert "_rare.py is not the installed file" in found["value"]
+        assert "_host.py is not the installed file" in found["value"]
     with changed(patient.site_packages / "blasenv" / "py.typed", None):
         assert "py.typed is missing" in one(patient, "files")["value"]
 

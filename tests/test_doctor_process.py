@@ -19,8 +19,10 @@ from typing import Any
 import pytest
 from conftest import ROOT, Cgroup, clean_environ, run
 
-from blasenv.doctor import libraries, process, verdict
-from blasenv.throttling import Level, Throttling, find_levels, parse_cpu_stat, tightest
+import blasenv
+from blasenv.commands.doctor import verdict
+from blasenv.machine import libraries, process
+from blasenv.machine.cgroup import Throttling, cpus_of, directory_of, find_levels, parse_cpu_stat, tightest
 
 BLASENV = [sys.executable, "-m", "blasenv"]
 
@@ -32,7 +34,7 @@ def spin(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if compiler is None:
         pytest.skip("no gcc to compile an OpenMP program with")
     program = tmp_path_factory.mktemp("spin") / "spin"
-    run([compiler, "-O1", "-fopenmp", ROOT / "tests" / "spin.c", "-o", program])
+    run([compiler, "-O1", "-fopenmp", ROOT / "tests" / "support" / "spin.c", "-o", program])
     return program
 
 
@@ -314,7 +316,8 @@ def process_with(busy: int, cpus: int, quota: float | None, throttling: Throttli
     for number, thread in enumerate(threads):
         thread.states["R" if number < busy else "S"] = 10
         thread.cpu = quota / busy if quota and number < busy else 0.0
-    levels = [Level(2, "/sys/fs/cgroup", int(quota * 100_000), 100_000)] if quota else []
+    found: dict[str, Any] = {"controller": "cpu", "version": 2, "path": "/sys/fs/cgroup/cpu.max", "note": ""}
+    levels = [blasenv.Limit(**found, quota=int(quota * 100_000), period=100_000)] if quota else []
     library = libraries.Library("OpenBLAS", "pthreads", "0.3.30", "/x/libopenblas.so.0")
     return process.Process(7, threads=threads, levels=levels, throttling=throttling, libraries=[library])
 
@@ -439,4 +442,4 @@ def test_the_tightest_level_is_found_above(limited: Callable[[float], Cgroup]) -
         select.select([], [], [], 0.3)
         level = tightest(find_levels(str(child.pid)))
     assert level is not None
-    assert (level.cpus, level.directory) == (1, str(group.directory))
+    assert (cpus_of(level), directory_of(level)) == (1, str(group.directory))

@@ -27,7 +27,7 @@ FAULTS = {
     "close": ("EIO",),
 }
 SHOW = "import ctypes; f = ctypes.CDLL(None).getenv; f.restype = ctypes.c_char_p; print(f(b'OMP_NUM_THREADS'))"
-MANY_STARTS = ROOT / "tests" / "many_starts.py"
+MANY_STARTS = ROOT / "tests" / "support" / "many_starts.py"
 CONFIG = b'rounding = "floor"\n'
 
 

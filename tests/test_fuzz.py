@@ -11,5 +11,7 @@ from conftest import ROOT, clean_environ, run
 
 def test_a_short_run_finds_nothing(tmp_path: Path) -> None:
     pytest.importorskip("atheris", reason="no atheris for this Python")
-    done = run([sys.executable, ROOT / "tests" / "fuzz.py", "-runs=15000"], environ=clean_environ(), cwd=tmp_path)
+    done = run(
+        [sys.executable, ROOT / "tests" / "support" / "fuzz.py", "-runs=15000"], environ=clean_environ(), cwd=tmp_path
+    )
     assert "Done 15000 runs" in done.stderr

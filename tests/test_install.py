@@ -14,7 +14,7 @@ from conftest import NEWEST_TESTED, PYTHONS, ROOT, Cgroup, clean_environ, run
 from prefix import TEMPLATE, Prefix, copy_by_hand, make_prefix
 from snapshot import snapshot
 
-from blasenv.placed import digest
+from blasenv.pythons.installed import STARTUP_FILES, digest
 
 NEWEST = next(version for version, path in PYTHONS.items() if path == NEWEST_TESTED)
 BY = "import sys; print(getattr(getattr(sys, '_blasenv', None), 'by', None))"
@@ -95,7 +95,7 @@ def test_upgrade_replaces_another_version(prefix: Prefix) -> None:
 def files(prefix: Prefix) -> dict[str, Path]:
     startup = prefix.stdlib / "_blasenv_startup"
     return {
-        path.name: path for path in (prefix.stdlib / "sitecustomize.py", startup / "__init__.py", startup / "_rare.py")
+        path.name: path for path in (prefix.stdlib / "sitecustomize.py", *(startup / name for name in STARTUP_FILES))
     }
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from conftest import ROOT, clean_environ, make_cgroup, run
 
-from blasenv.throttling import find_levels
+from blasenv.machine.cgroup import directory_of, find_levels
 
 LIMIT = [sys.executable, "-m", "blasenv", "limit"]
 ENVIRON = clean_environ(PYTHONPATH=str(ROOT))
@@ -34,7 +34,7 @@ def limited(*words: str, status: int = 0, **options: Any) -> subprocess.Complete
 
 def left_behind(pid: int) -> list[str]:
     """The cgroups of a ``limit`` with this PID that are still there, after what time removing takes."""
-    places = [Path(level.directory) for level in find_levels()]
+    places = [Path(directory_of(level)) for level in find_levels()]
     for _ in range(250):
         found = [str(path) for place in places for path in place.glob(f"blasenv-limit-{pid}")]
         if not found:

@@ -6,15 +6,15 @@ import pytest
 
 from blasenv import (
     MAX_THREADS,
-    _levels,
-    _rare,
-    is_thread_variable,
+    _host,
+    level_directories,
     parse_cgroup,
     parse_cpu_cfs,
     parse_cpu_max,
     parse_microseconds,
     parse_mountinfo,
 )
+from blasenv._config_file import is_thread_variable
 
 Mounts = list[tuple[bytes, bytes]]
 
@@ -151,17 +151,17 @@ def escape(name: bytes) -> bytes:
 @pytest.mark.parametrize(("name", "escaped"), ESCAPES)
 def test_unescape(name: bytes, escaped: bytes) -> None:
     assert escape(name) == escaped
-    assert _rare._unescape(escaped) == name
+    assert _host._unescape(escaped) == name
 
 
 @pytest.mark.parametrize("broken", [b"\\", b"/a\\", b"/a\\0", b"/a\\04", b"/a\\048", b"/a\\x20", b"\\\\", b"/a\\ 040"])
 def test_unescape_refuses(broken: bytes) -> None:
-    assert _rare._unescape(broken) is None
+    assert _host._unescape(broken) is None
 
 
 def test_unescape_of_every_byte() -> None:
     name = bytes(range(1, 256)) * 2
-    assert _rare._unescape(escape(name)) == name
+    assert _host._unescape(escape(name)) == name
 
 
 @pytest.mark.parametrize(
@@ -298,7 +298,7 @@ def test_a_note_quotes_little_of_a_large_file() -> None:
     ],
 )
 def test_levels(path: bytes, root: bytes, point: bytes, want: list[bytes]) -> None:
-    assert _levels(path, root, point) == want
+    assert level_directories(path, root, point) == want
 
 
 @pytest.mark.parametrize(
@@ -325,11 +325,11 @@ def test_levels(path: bytes, root: bytes, point: bytes, want: list[bytes]) -> No
     ],
 )
 def test_parse_cpu_list(contents: bytes, want: set[int]) -> None:
-    assert _rare.parse_cpu_list(contents) == want
+    assert _host.parse_cpu_list(contents) == want
 
 
 def test_parse_cpu_list_makes_no_set_larger_than_any_machine() -> None:
-    assert len(_rare.parse_cpu_list(b"0-999999\n")) <= MAX_THREADS
+    assert len(_host.parse_cpu_list(b"0-999999\n")) <= MAX_THREADS
 
 
 @pytest.mark.parametrize(
@@ -355,7 +355,7 @@ def test_parse_cpu_list_makes_no_set_larger_than_any_machine() -> None:
     ],
 )
 def test_parse_count(text: str, want: int | None) -> None:
-    assert _rare.parse_count(text) == want
+    assert _host.parse_count(text) == want
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import blasenv
-from blasenv import _rare
+from blasenv import _config_file, _host
 
 # Bytes as they come, and pieces of the real formats in any order.
 LINES = [
@@ -37,15 +37,15 @@ def test_parsers_never_raise(one: bytes, other: bytes, third: bytes) -> None:
     assert group is None or (group[0] in (1, 2) and group[1].startswith(b"/") and b"\n" not in group[1])
     for version in (1, 2):
         for root, point in blasenv.parse_mountinfo(one, version):
-            levels = blasenv._levels(other, root, point)
+            levels = blasenv.level_directories(other, root, point)
             assert len(levels) == len(set(levels))
             assert b".." not in b"/".join(level[len(point) :] for level in levels).split(b"/")
     assert (blasenv.parse_microseconds(one) or 1) > 0
     for quota, period, note in (blasenv.parse_cpu_max(one), blasenv.parse_cpu_cfs(one, other)):
         assert (quota is None) == (period is None)
         assert not (quota and note)
-    assert len(_rare.parse_cpu_list(one[:8])) <= 100_000
-    _, problems, lines = _rare.parse_config(third)
+    assert len(_host.parse_cpu_list(one[:8])) <= 100_000
+    _, problems, lines = _config_file.parse_config(third)
     assert all(1 <= number <= third.count(b"\n") + 1 for number in [*lines.values(), *(line for line, _ in problems)])
 
 
@@ -105,7 +105,7 @@ def below_a_file(path: Path) -> None:
 
 PLACES: dict[str, Callable[[Path], object]] = {
     "not a regular file: FIFO": os.mkfifo,
-    "not a regular file: directory": os.mkdir,
+    "Is a directory": os.mkdir,
     "not a regular file: device": lambda path: path.symlink_to("/dev/zero"),
     "larger than": sparse,
     "Permission denied": unreadable,
@@ -176,7 +176,7 @@ def test_what_cannot_be_read_costs_only_itself(
     PLACES[kind](place)
 
     with without_privileges(needed=kind == "Permission denied"):
-        limits = list(blasenv.find_limits(str(root), {0, 1}))
+        limits = list(blasenv.find_limits(str(root), {0, 1}, "ceil"))
         assert blasenv.cpu_quota(str(root)) == quota
     assert kind.partition(":")[0] in " ".join(limit.note for limit in limits)
 

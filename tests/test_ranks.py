@@ -14,7 +14,7 @@ import pytest
 from conftest import PROBE, Cgroup, Venv, clean_environ
 
 import blasenv
-from blasenv._rare import local_ranks
+from blasenv._host import local_ranks
 
 
 @pytest.mark.parametrize(
@@ -35,7 +35,7 @@ from blasenv._rare import local_ranks
     ],
 )
 def test_launchers(environ: Mapping[str, str], ranks: int) -> None:
-    assert local_ranks(environ) == ranks
+    assert local_ranks(environ)[0] == ranks
 
 
 @pytest.mark.parametrize(
@@ -51,15 +51,18 @@ def test_launchers(environ: Mapping[str, str], ranks: int) -> None:
 def test_slurm_counts_by_node(tasks: str, by_node: list[int]) -> None:
     """The forms of sbatch(1), SLURM_TASKS_PER_NODE."""
     for node, ranks in enumerate(by_node):
-        assert local_ranks({"SLURM_STEP_TASKS_PER_NODE": tasks, "SLURM_NODEID": str(node)}) == ranks
+        assert local_ranks({"SLURM_STEP_TASKS_PER_NODE": tasks, "SLURM_NODEID": str(node)})[0] == ranks
 
 
 @pytest.mark.parametrize(
     "value", ["", "0", "-1", "4.0", " 4", "+4", "x4", "9999999999", "٤", "(x2)", ",", "many", "4("]
 )
 def test_what_is_no_count_tells_nothing(value: str) -> None:
-    assert local_ranks({"OMPI_COMM_WORLD_LOCAL_SIZE": value}) == 1
-    assert local_ranks({"OMPI_COMM_WORLD_LOCAL_SIZE": value, "MPI_LOCALNRANKS": "3"}) == 3
+    assert local_ranks({"OMPI_COMM_WORLD_LOCAL_SIZE": value}) == (1, "")
+    assert local_ranks({"OMPI_COMM_WORLD_LOCAL_SIZE": value, "MPI_LOCALNRANKS": "3"}) == (
+        3,
+        "ranks (MPI_LOCALNRANKS=3)",
+    )
 
 
 def decide(root: Path, affinity: int, environ: Mapping[str, str]) -> blasenv.Decision:

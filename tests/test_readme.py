@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, Cgroup, Venv, clean_environ, run
 
-from blasenv import report
-from blasenv._rare import KEYS
+from blasenv._config_file import KEYS
+from blasenv.output import report
 
 PAGES = [ROOT / "README.md", ROOT / "SECURITY.md", ROOT / "RELEASING.md", *sorted((ROOT / "docs").glob("*.md"))]
 README = PAGES[0].read_text(encoding="utf-8")

@@ -5,19 +5,21 @@ from __future__ import annotations
 import pytest
 
 import blasenv
-from blasenv import report
-from blasenv.text import number, printable, table
+from blasenv.machine import library_threads
+from blasenv.machine.cgroup import quota_cpus, tightest
+from blasenv.output import report
+from blasenv.output.text import number, printable, table
 
 
 def limit(quota: int | None, period: int | None = 100_000, controller: str = "cpu", path: str = "/f") -> blasenv.Limit:
     return blasenv.Limit(controller=controller, version=2, path=path, quota=quota, period=period, note="")
 
 
-def reason(limits: list[blasenv.Limit], affinity: int, ranks: int = 1, **environ: str) -> str:
+def reason(limits: list[blasenv.Limit], affinity: int, **environ: str) -> str:
     """What the decision on these limits says."""
     config = blasenv.read_config("/", {"BLASENV_CONFIG": "", **environ})
     decision = blasenv.decide(config, limits, affinity, environ)
-    return report.reason(decision, config, limits, affinity, ranks)
+    return report.reason(decision, config, limits, affinity)
 
 
 def test_every_rule_has_a_sentence() -> None:
@@ -30,7 +32,9 @@ def test_reasons_carry_their_numbers() -> None:
     assert reason([limit(200_000)], 8) == "the CPU limit of 2 is below the 8 CPUs this process can see"
     assert reason([limit(50_000)], 8).endswith("; 1 is the least")
     assert reason([limit(200_000)], 2).startswith("the CPU limit of 2 is no smaller than the 2 visible CPUs")
-    assert reason([limit(800_000)], 16, 4, LOCAL_WORLD_SIZE="4").startswith("the CPU limit of 8, shared by 4 ranks, is")
+    assert reason([limit(800_000)], 16, LOCAL_WORLD_SIZE="4").startswith(
+        "the CPU limit of 8, shared by 4 ranks (LOCAL_WORLD_SIZE=4), is"
+    )
     assert "2 cores" in reason([limit(300_000), limit(2, 1, "smt")], 4)
     assert reason([], 8) == report.RULES["no-limit"]
     hidden = limit(None, None, path="/proc/self/mountinfo")
@@ -42,12 +46,12 @@ def test_reasons_carry_their_numbers() -> None:
     assert reason([], 8, BLASENV_MODE="off").endswith('mode = "off"')
 
 
-def test_the_least_limit_is_exact_and_the_nearest() -> None:
+def test_the_tightest_limit_is_exact_and_the_nearest() -> None:
     leaf, parent = limit(10**17 + 1, 10**17, path="/leaf"), limit(10**17, 10**17, path="/parent")
-    assert report.least([leaf, parent]) is parent  # as floats, they are the same
-    assert report.least([limit(100_000, path="/a"), limit(100_000, path="/b")]).path == "/a"  # type: ignore[union-attr]
-    assert report.least([limit(None, None)]) is None
-    assert report.quota_cpus([limit(300_000), limit(2, 1, "smt")]) == 3.0
+    assert tightest([leaf, parent]) is parent  # as floats, they are the same
+    assert tightest([limit(100_000, path="/a"), limit(100_000, path="/b")]).path == "/a"  # type: ignore[union-attr]
+    assert tightest([limit(None, None)]) is None
+    assert quota_cpus([limit(300_000), limit(2, 1, "smt")]) == 3.0
 
 
 @pytest.mark.parametrize(
@@ -60,7 +64,9 @@ def test_numbers_are_for_people(value: float, text: str) -> None:
 def libraries(
     native: dict[str, str], python: dict[str, str] | None = None, quota: float | None = None
 ) -> dict[str, int | None]:
-    rows = report.libraries(native, native if python is None else python, affinity=48, cores=24, online=64, quota=quota)
+    rows = library_threads.libraries(
+        native, native if python is None else python, affinity=48, cores=24, online=64, quota=quota
+    )
     return {row.name.split(" (")[0] + (" OpenMP" if "OpenMP: conda" in row.name else ""): row.threads for row in rows}
 
 

@@ -19,7 +19,7 @@ SOURCES = {
     for path in sorted(PACKAGE.rglob("*.py"))
 }
 STDLIB = Path(os.__file__).parent.parts
-START_UP = {"blasenv", "blasenv._rare"}
+START_UP = {"blasenv", "blasenv._config_file", "blasenv._host"}
 
 
 def imports(module: str, only_types: bool = False) -> set[str]:
@@ -55,14 +55,26 @@ def at_the_top(module: str) -> set[str]:
     return {alias.name for node in statements for alias in node.names}
 
 
+def room(module: str) -> str:
+    """The folder a module is in: "commands", "machine" …, "start-up" for those, else the module's own name."""
+    return "start-up" if module in START_UP else module.split(".")[1]
+
+
+def ours(module: str, only_types: bool = False) -> set[str]:
+    """The rooms that a module imports from, but its own."""
+    return {room(name) for name in imports(module, only_types) if name.partition(".")[0] == "blasenv"} - {room(module)}
+
+
 def test_the_sources_are_found() -> None:
-    assert {"blasenv", "blasenv._rare", "blasenv.report", "blasenv.cli", "blasenv.__main__"} <= set(SOURCES)
+    found = {"blasenv", "blasenv._host", "blasenv.output.report", "blasenv.cli", "blasenv.__main__"}
+    assert found <= set(SOURCES)
 
 
 def test_start_up_imports_what_a_bare_interpreter_has_loaded() -> None:
-    assert imports("blasenv") == {"os", "sys", "blasenv._rare"}
+    assert imports("blasenv") == {"os", "sys", "blasenv._config_file", "blasenv._host"}
     assert at_the_top("blasenv") == {"os", "sys"}
-    assert imports("blasenv._rare") == {"os", "sys", "blasenv"}
+    assert imports("blasenv._host") == {"blasenv"}
+    assert imports("blasenv._config_file") == {"os", "sys", "blasenv", "blasenv._host"}
 
 
 def test_start_up_knows_nobody_even_for_its_types() -> None:
@@ -74,13 +86,34 @@ def test_the_types_are_imported_for_type_checkers_only() -> None:
     assert [module for module in SOURCES if "blasenv._types" in imports(module)] == []
 
 
-def test_a_report_knows_only_types_and_text() -> None:
-    ours = {name for name in imports("blasenv.report", only_types=True) if name.startswith("blasenv")}
-    assert ours <= {"blasenv._types", "blasenv.text"}
+# Who may import from where, types included. What is not listed is imported by nobody but `cli`.
+ALLOWED = {
+    "start-up": {"_types"},
+    "_types": set(),
+    "errors": set(),
+    "output": {"start-up", "_types", "errors", "machine"},
+    "machine": {"start-up", "_types", "errors"},
+    "pythons": {"start-up", "_types", "errors", "output"},
+    "commands": {"start-up", "_types", "errors", "output", "machine", "pythons"},
+    "cli": {"start-up", "errors"},
+    "__main__": {"cli"},
+}
+
+
+@pytest.mark.parametrize("module", sorted(SOURCES))
+def test_imports_run_one_way(module: str) -> None:
+    assert ours(module, only_types=True) <= ALLOWED[room(module)]
 
 
 def test_text_knows_nobody() -> None:
-    assert not {name for name in imports("blasenv.text", only_types=True) if name.startswith("blasenv")}
+    assert ours("blasenv.output.text", only_types=True) == set()
+
+
+@pytest.mark.parametrize("command", [name for name, _, _ in COMMANDS])
+def test_a_command_is_where_its_name_says(command: str) -> None:
+    module = {name: module for name, module, _ in COMMANDS}[command]
+    named = "install" if command in ("upgrade", "uninstall") else command
+    assert module == f"blasenv.commands.{named}"
 
 
 def of_command(module: str) -> list[str]:
@@ -93,11 +126,6 @@ def test_commands_do_not_import_one_another(command: str) -> None:
     others = {name for _, module, _ in COMMANDS if module != command for name in of_command(module)}
     for module in of_command(command):
         assert not imports(module) & others, module
-
-
-@pytest.mark.parametrize("module", sorted(SOURCES))
-def test_nobody_imports_the_command_line(module: str) -> None:
-    assert module == "blasenv.__main__" or "blasenv.cli" not in imports(module)
 
 
 NEWER = {"tomllib"}  # in the standard library since Python 3.11; what is older does without

@@ -13,7 +13,7 @@ from conftest import NEWEST_TESTED, PYTHONS, ROOT, clean_environ, run
 from instructions import copy_hook
 from prefix import copy_by_hand, make_prefix
 
-from blasenv.search import MAX_DIRECTORIES, foreign_mounts
+from blasenv.pythons.search import MAX_DIRECTORIES, foreign_mounts
 
 
 class Image:
@@ -195,7 +195,7 @@ def hook(event, args):
     if event == "open" and isinstance(args[2], int) and args[2] & 3:
         raise SystemExit(f"writes {args}")
 from blasenv.cli import main
-import blasenv.interpreters
+import blasenv.commands.scan
 sys.addaudithook(hook)
 sys.exit(main(["scan", "--root", sys.argv[1]]) or main(["scan", sys.argv[1]]))
 """
@@ -209,7 +209,7 @@ def test_finds_those_of_this_machine(tmp_path: Path) -> None:
     prefix.venv(tmp_path / "venv")
     # One that runs outside of the walk, and one on PATH only.
     environ = {"PATH": f"{prefix.python.parent}:/usr/bin:/bin"}
-    code = "import json, blasenv.search as s; s.MAX_DIRECTORIES = 0; print([i.path for i in s.find().interpreters])"
+    code = "import blasenv.pythons.search as s; s.MAX_DIRECTORIES = 0; print([i.path for i in s.find().interpreters])"
     running = subprocess.Popen([NEWEST_TESTED, "-c", "input()"], stdin=subprocess.PIPE, env=clean_environ())
     try:
         found = run([sys.executable, "-c", code], environ=clean_environ(PYTHONPATH=str(ROOT), **environ)).stdout

@@ -14,6 +14,8 @@ from typing import Any
 import pytest
 from conftest import PROBE, PYTHONS, ROOT, Cgroup, Venv, clean_environ, run
 
+from blasenv.pythons.installed import STARTUP_FILES
+
 SPAWN = """
 import multiprocessing, runpy, sys
 if __name__ == "__main__":
@@ -101,7 +103,7 @@ def test_embedded_interpreter(venv: Venv, one_cpu: Cgroup, tmp_path: Path) -> No
     if not config.exists() or not shutil.which("cc"):
         pytest.skip(f"no libpython of CPython {venv.version} to link with")
     flags = run([config, "--includes", "--ldflags", "--embed"]).stdout.split()
-    built = run(["cc", ROOT / "tests" / "embed.c", "-o", program, *flags], status=None)
+    built = run(["cc", ROOT / "tests" / "support" / "embed.c", "-o", program, *flags], status=None)
     if "Python.h: No such file" in built.stderr or "cannot find -lpython" in built.stderr:
         pytest.skip(f"no libpython of CPython {venv.version} to link with")
     assert built.returncode == 0, built.stderr
@@ -184,11 +186,12 @@ def test_value_of_one_library_stays(one_venv: Venv, one_cpu: Cgroup) -> None:
 
 
 def test_disabled(one_venv: Venv, one_cpu: Cgroup) -> None:
-    for value in ("1", "true", "no"):
+    for value in ("1", "true", "yes", "on", "2", "anything"):
         seen = seen_by([one_venv.python, PROBE], one_cpu, clean_environ(BLASENV_DISABLE=value))
         assert seen == {"environ": {"BLASENV_DISABLE": value}, "native": None, "receipt": None, "rule": None}
-    seen = seen_by([one_venv.python, PROBE], one_cpu, clean_environ(BLASENV_DISABLE="0"))
-    assert seen["native"] == "1"
+    for value in ("", "0", "no", "No", "NO", "false", "False", "FALSE", "off", "Off", "OFF"):
+        seen = seen_by([one_venv.python, PROBE], one_cpu, clean_environ(BLASENV_DISABLE=value))
+        assert seen["native"] == "1", value
 
 
 @pytest.mark.parametrize(
@@ -240,7 +243,7 @@ def test_refused_configuration_is_reported_once_per_process_tree(
 
 def test_start_up_code_knows_no_other_module_of_ours() -> None:
     """The start-up modules import os, sys, each other, and, for type checkers, types."""
-    for name in ("__init__.py", "_rare.py"):
+    for name in STARTUP_FILES:
         tree = ast.parse((ROOT / "blasenv" / name).read_text(encoding="utf-8"))
         checked = [
             node for node in ast.walk(tree) if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
@@ -251,4 +254,4 @@ def test_start_up_code_knows_no_other_module_of_ours() -> None:
         ]
         modules = {alias.name for node in imports if isinstance(node, ast.Import) for alias in node.names}
         modules |= {"." * node.level + (node.module or "") for node in imports if isinstance(node, ast.ImportFrom)}
-        assert modules <= {"os", "sys", ".", "._rare"}
+        assert modules <= {"os", "sys", ".", "._config_file", "._host"}

@@ -1,0 +1,1 @@
+"""The Python interpreters of an image, and what blasenv has put there."""
