@@ -22,7 +22,7 @@ def test_a_kill_at_any_step_leaves_nothing_broken(hidden: bool, tmp_path: Path) 
         run([prefix.python, "-c", "pass"])
         assert list(prefix.stdlib.glob("__pycache__/sitecustomize.*.pyc"))
     (tmp_path / "spare").mkdir()
-    driver = ROOT / "tests" / "killed.py"
+    driver = ROOT / "tests" / "support" / "killed.py"
     done = run(
         [sys.executable, driver, prefix.stdlib, prefix.python, venv.python, tmp_path / "spare"],
         environ=clean_environ(PYTHONPATH=str(ROOT)),
