@@ -34,6 +34,7 @@ TYPE_CHECKING = False  # importing typing would cost more than all of this; type
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+    from ._host import cpu_quota as cpu_quota
     from ._types import Config as Config
     from ._types import Decision as Decision
     from ._types import Limit as Limit
@@ -41,21 +42,31 @@ else:
     Config = Decision = Limit = type(sys.implementation)  # types.SimpleNamespace
 
 CONFIG_PATH = "/etc/blasenv.toml"
+WISHES = "BLASENV_MODE BLASENV_THREADS BLASENV_CPUS BLASENV_CPU_COUNT".split()  # for one run
 # The values of BLASENV_DISABLE that do not: the hook line asks whether they hold the value. So does each
 # part of them, such as "" and "n"; what anybody means as a yes is no part.
 ENABLED = "0 no No NO false False FALSE off Off OFF"
 # Set by launchers for each rank of a job on this node: torchrun and accelerate, Open MPI, MPICH
 # and Intel MPI, MVAPICH2, HPE Cray, Slurm. The least specific come last.
 LOCAL_RANKS = (
-    "LOCAL_WORLD_SIZE",
-    "OMPI_COMM_WORLD_LOCAL_SIZE",
-    "MPI_LOCALNRANKS",
-    "MV2_COMM_WORLD_LOCAL_SIZE",
-    "PALS_LOCAL_SIZE",
-    "SLURM_STEP_TASKS_PER_NODE",
-    "SLURM_NTASKS_PER_NODE",
+    "LOCAL_WORLD_SIZE OMPI_COMM_WORLD_LOCAL_SIZE MPI_LOCALNRANKS MV2_COMM_WORLD_LOCAL_SIZE PALS_LOCAL_SIZE "
+    "SLURM_STEP_TASKS_PER_NODE SLURM_NTASKS_PER_NODE".split()
 )
-RECEIPT = "BLASENV_SET"  # "OMP_NUM_THREADS=4" tells children, and people, what is ours
+# Programs that start workers, and may say how many; and a worker that joblib starts afresh.
+SERVERS = frozenset(
+    "celery dramatiq dramatiq-gevent fastapi granian gunicorn gunicorn.app.wsgiapp gunicorn3 hypercorn "
+    "py.test py.test-3 pytest pytest-3 rq rq.cli sanic uvicorn "
+    "joblib.externals.loky.backend.popen_loky_posix loky.backend.popen_loky_posix".split()
+)
+# How a worker begins that multiprocessing (spawn, forkserver) or execnet (pytest-xdist) starts afresh.
+WORKERS = ("from multiprocessing.", "import sys;exec(eval(sys.stdin.readline()))")
+RECEIPT = "BLASENV_SET"  # "OMP_NUM_THREADS=4" tells people what is ours
+# The same for children. It is set natively only, so that they have it exactly when they have the native
+# environment as a whole. Where somebody made an environment for them, what is in it is his.
+MARK = "BLASENV_MARK"
+CONCERNS = tuple(b"_THREADS _LOCAL_SIZE _WORLD_SIZE LOCALNRANKS _PER_NODE _NODEID _CPU_COUNT".split())
+OURS = ("_THREADS", "PYTHON_CPU_COUNT")  # how the names end that blasenv sets, and takes back
+IN_MAPPING = ("NUMEXPR_", "NUMBA_")  # of libraries that are Python, and read os.environ
 
 ABSENT = "no such file"
 MAX_THREADS = 8192  # the most CPUs a Linux kernel is built for
@@ -99,11 +110,17 @@ def read_file(path: "str | bytes", most: int, kernel: bool = False) -> "tuple[by
     return b"".join(chunks), ""
 
 
-def read_config(root: str = "/", environ: "Mapping[str, str]" = os.environ, argv: "Sequence[str]" = ()) -> Config:
+def read_config(
+    root: str = "/",
+    environ: "Mapping[str, str]" = os.environ,
+    argv: "Sequence[str]" = (),
+    words: "Sequence[str] | None" = None,
+) -> Config:
     """The configuration: the file, its setting for the program in ``argv``, then the BLASENV_ variables.
 
     BLASENV_CONFIG names another file than /etc/blasenv.toml, or, when empty, none. Each step
-    that has something to say beats the one before.
+    that has something to say beats the one before. When the hook runs, ``argv`` has only "-m" or
+    "-c" in the place of the program; ``words`` is the whole command line, by default this process's.
     """
     config = Config(
         mode="auto",
@@ -116,6 +133,12 @@ def read_config(root: str = "/", environ: "Mapping[str, str]" = os.environ, argv
         override=False,
         programs={},
         program=None,
+        cpus=None,
+        cpus_from="",
+        max_threads=None,
+        cpu_count=False,
+        server=None,
+        process="self",
         path=None,
         problems=[],
         notes=[],
@@ -127,11 +150,21 @@ def read_config(root: str = "/", environ: "Mapping[str, str]" = os.environ, argv
         if problem != ABSENT or named is not None:
             from ._config_file import take_file
 
-            take_file(config, path, contents, problem, argv)
-    if "BLASENV_MODE" in environ or "BLASENV_THREADS" in environ:
+            take_file(config, path, contents, problem, argv, words)
+    if any([name in environ for name in WISHES]):
         from ._config_file import take_environ
 
         take_environ(config, environ)
+    # A server with workers, or one of those? Only names that are in memory are looked at.
+    program = argv[0].rpartition("/")[2] if argv else ""
+    if program in SERVERS:
+        config.server = words or ["", *argv]
+    elif program in ("-m", "-c"):
+        words = words or getattr(sys, "orig_argv", None)
+        if words is None:  # before Python 3.10
+            words = os.fsdecode(read_file("/proc/self/cmdline", MAX_FILE, True)[0]).split("\0")
+        if not SERVERS.isdisjoint(words) or any([word.startswith(WORKERS) for word in words]):
+            config.server = words
     return config
 
 
@@ -302,49 +335,50 @@ def find_quota(
 
 
 def find_limits(
-    root: str, cpus: "set[int]", rounding: str = "floor", levels: "Iterable[Limit] | None" = None
+    root: str, cpus: "set[int]", config: "Config | None" = None, levels: "Iterable[Limit] | None" = None
 ) -> "Iterator[Limit]":
-    """All that limits the threads of a process which may run on ``cpus``: its quota, and its cores.
+    """All that limits the threads of a process which may run on ``cpus``: quotas, what the owner says, and cores.
 
     ``levels`` are those of its cgroup, by default this process's. MKL and PyTorch start no more
-    threads than there are cores by themselves, and blasenv never raises a count: where the
-    quota, rounded, allows more than half of the CPUs, that may be more than the cores.
+    threads than there are cores by themselves, and blasenv never raises a count: where more
+    threads than half of the CPUs are allowed, that may be more than the cores.
     """
+    if levels is None:
+        levels = find_quota(root)
+    up = False
+    if config is not None:
+        up = config.rounding == "ceil"
+        if config.cpus or config.max_threads:
+            from ._host import told_limits
+
+            levels = [*levels, *told_limits(config)]
     tightest = float(len(cpus))
-    for limit in find_quota(root) if levels is None else levels:
+    for limit in levels:
         if limit.quota and limit.period:
             tightest = min(tightest, limit.quota / limit.period)
         yield limit
-    threads = -(-tightest // 1) if rounding == "ceil" else tightest // 1
-    if tightest < len(cpus) < 2 * threads:
+    if tightest < len(cpus) < 2 * (-(-tightest // 1) if up else tightest // 1):
         from ._host import find_cores
 
         yield from find_cores(root, cpus)
 
 
-def cpu_quota(root: str = "/") -> "float | None":
-    """CPUs of bandwidth this process may use, such as 1.5, or None when unlimited.
-
-    The smallest quota/period over its cgroup and all ancestors that can be seen, read anew at
-    each call. Nothing found there raises: what can't be read or understood sets no limit.
-    """
-    quotas = [limit.quota / limit.period for limit in find_quota(root) if limit.quota and limit.period]
-    return min(quotas, default=None)
+SHARED = ("cpu", "told")  # the limits that processes share out among them
 
 
 def fit(limits: "Iterable[Limit]", affinity: int, share: int, rounding: str) -> "tuple[int, Limit | None, str]":
     """How many threads fit: the count, the limit that binds (None: the CPUs), and what rounding changed.
 
     ``affinity`` is the number of CPUs in the affinity mask. Of these and of a quota, each of the
-    ``share`` processes gets an equal part; the cores are a cap on one program's threads, and are
-    not shared out. The last is "" when the count is exact, "floor", "ceil", or "least" where
+    ``share`` processes gets an equal part; the cores, and max_threads, are a cap on one program's
+    threads, and are not shared out. The last is "" when the count is exact, "floor", "ceil", or "least" where
     less than 1 is allowed. Floor is the default: BLAS threads work in lock-step, so a surplus
     one is throttled while the others spin.
     """
     tightest, quota, period = None, affinity, share
     for limit in limits:
         if limit.quota and limit.period:
-            divisor = limit.period if limit.controller == "smt" else limit.period * share
+            divisor = limit.period * share if limit.controller in SHARED else limit.period
             # In integers, because 17 digits do not fit a float.
             if limit.quota * period < quota * divisor:
                 tightest, quota, period = limit, limit.quota, divisor
@@ -367,6 +401,7 @@ def undecided(rule: str, notes: "list[str]") -> Decision:
         share=1,
         shared_by="",
         rounding="",
+        cpu_count=None,
         notes=notes,
         by="",
     )
@@ -379,9 +414,9 @@ def decide(config: Config, limits: "Iterable[Limit]", affinity: int, environ: "M
     ``affinity`` is the number of CPUs in the affinity mask. What the user set stays, unless
     the owner of the image said ``override``; an empty value is set, too.
     """
-    # A variable that equals its receipt is a parent's decision, not the user's.
-    pairs = [item.partition("=") for item in environ.get(RECEIPT, "").split()]
-    stale = [name for name, _, value in pairs if name.endswith("_THREADS") and value and environ.get(name) == value]
+    # A variable that equals its mark is a parent's decision, not the user's.
+    pairs = [item.partition("=") for item in environ.get(MARK, "").split()]
+    stale = [name for name, _, value in pairs if name.endswith(OURS) and value and environ.get(name) == value]
     kept = {
         name: environ[name] for name in ("OMP_NUM_THREADS", *config.variables) if name in environ and name not in stale
     }
@@ -389,6 +424,11 @@ def decide(config: Config, limits: "Iterable[Limit]", affinity: int, environ: "M
     decision.stale, decision.kept, decision.visible = stale, kept, config.visible
     if config.mode == "off":
         return decision
+    if config.cpu_count:
+        from ._cpu_count import decide_cpu_count
+
+        limits = list(limits)
+        decide_cpu_count(decision, limits, affinity, environ)
     # Beside the user's OMP_NUM_THREADS, a more specific variable of ours would beat it.
     if not config.override and ("OMP_NUM_THREADS" in kept or len(kept) == len(config.variables)):
         decision.rule = "user-env"
@@ -397,46 +437,60 @@ def decide(config: Config, limits: "Iterable[Limit]", affinity: int, environ: "M
         decision.rule, threads = "config", config.threads or 1
     else:
         finite = [limit for limit in limits if limit.quota and limit.period]
-        gap = fit(finite, affinity, 1, "")[1] is not None
-        decision.rule = "quota" if gap else "no-gap" if finite else "no-limit"
+        quotas = [limit for limit in finite if limit.controller in SHARED]
+        gap = any([(limit.quota or 0) < affinity * (limit.period or 1) for limit in quotas])
+        decision.rule = "quota" if gap else "no-gap" if quotas else "no-limit"
         decision.share, decision.shared_by = config.share, config.shared_by
-        if gap and config.share == 1 and not set(LOCAL_RANKS).isdisjoint(environ):
-            from ._host import local_ranks
+        if gap and config.share == 1 and (config.server or not set(LOCAL_RANKS).isdisjoint(environ)):
+            from ._host import find_sharers
 
-            decision.share, decision.shared_by = local_ranks(environ)
-        if not gap and config.share == 1:
-            return decision
+            find_sharers(decision, config, environ)
         threads, decision.limit, decision.rounding = fit(finite, affinity, decision.share, config.rounding)
+        if decision.limit is None and decision.share == 1:
+            return decision
+        if decision.limit is not None and decision.limit.controller == "max_threads":
+            decision.rule = "config"
     if config.program:
         decision.rule = "program"
     if config.override:
         decision.kept = kept = {}
     decision.threads = threads
-    decision.set = {name: str(threads) for name in config.variables if name not in kept}
+    decision.set = {**{name: str(threads) for name in config.variables if name not in kept}, **decision.set}
     return decision
 
 
-def apply(decision: Decision) -> None:
+def apply(decision: Decision, environ: "Mapping[str, str]" = os.environ) -> None:
     """Change the environment as decided: all of it, or, when something fails, nothing.
+
+    ``environ`` is what it was decided with.
 
     os.putenv writes the process environment, which native libraries and children read, and not
     the os.environ mapping: joblib, Dask, Ray, torchrun and others stop limiting their workers
     when they find the variable there.
     """
-    environ = os.environ
-    touched = [*decision.stale, *decision.set, RECEIPT]
+    touched = [*decision.stale, *decision.set, RECEIPT, MARK]
     before = {name: environ[name] for name in touched if name in environ}
+    environ = os.environ
     try:
         for name in before:
             del environ[name]
+        shown = []
         for name, value in decision.set.items():
             # NumExpr and Numba are Python, and look nowhere else.
-            if decision.visible or name.startswith(("NUMEXPR_", "NUMBA_")):
+            if decision.visible or name.startswith(IN_MAPPING):
                 environ[name] = value
+                shown.append(f"{name}={value}")
             else:
                 os.putenv(name, value)
         if decision.set:
-            environ[RECEIPT] = " ".join([f"{name}={value}" for name, value in decision.set.items()])
+            environ[RECEIPT] = receipt = " ".join([f"{name}={value}" for name, value in decision.set.items()])
+            if shown:
+                environ[MARK] = " ".join(shown)
+            os.putenv(MARK, receipt)
+        if decision.cpu_count or "PYTHON_CPU_COUNT" in decision.stale:
+            from ._cpu_count import replace
+
+            replace(decision.cpu_count)
     except BaseException:  # a KeyboardInterrupt, too, leaves nothing half done
         for name in touched:
             environ.pop(name, None)
@@ -458,12 +512,22 @@ def run() -> Decision:
             if sys.platform != "linux":
                 here["_blasenv"] = undecided("not-linux", [])
             else:
-                config = read_config("/", os.environ, sys.argv)
+                from posix import environ as native
+
+                # Of os.environ (which writes into the same dict) what concerns us. Asked there, each
+                # name that is missing costs two exceptions.
+                environ = {
+                    os.fsdecode(name): os.fsdecode(value)
+                    for name, value in native.items()
+                    if name.endswith(CONCERNS) or name.startswith(b"BLASENV_")
+                }
+                config = read_config("/", environ, sys.argv)
                 cpus = os.sched_getaffinity(0)
-                decision = decide(config, find_limits("/", cpus, config.rounding), len(cpus), os.environ)
-                apply(decision)
+                limits = find_limits("/", cpus, config)
+                decision = decide(config, limits, len(cpus), os.environ if config.server else environ)
+                apply(decision, environ)
                 here["_blasenv"] = decision
-                if config.problems or "BLASENV_DEBUG" in os.environ:
+                if config.problems or "BLASENV_DEBUG" in environ:
                     from ._config_file import report
 
                     report(config, decision)
@@ -472,3 +536,12 @@ def run() -> Decision:
         here["_blasenv"].by = __file__
     done: Decision = here["_blasenv"]
     return done
+
+
+def __getattr__(name: str) -> object:
+    """What programs may call and no start needs: `cpu_quota`."""
+    if name == "cpu_quota":
+        from ._host import cpu_quota
+
+        return cpu_quota
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

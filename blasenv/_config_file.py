@@ -7,17 +7,28 @@ interpreter has not loaded.
 import os
 import sys
 
-from . import MAX_FILE, MAX_THREADS, Config, Decision, read_file
-from ._host import parse_count
+from . import ENABLED, MAX_THREADS, Config, Decision
+from ._host import command_line, parse_command_line, parse_count, program_words
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+LEAST_CPUS = 0.001  # a thousandth, the unit in which people write CPUs
 WARNED = "BLASENV_WARNED"  # the refused file that was reported in this process tree
 
 
-KEYS = ("mode", "threads", "rounding", "variables", "visible", "override", "programs")  # of the configuration
+# The keys of the configuration.
+KEYS = "mode threads max_threads cpus rounding variables visible override cpu_count programs".split()
+# What variables = "all" means: of each library that does not listen to OMP_NUM_THREADS, its own.
+ALL_VARIABLES = (
+    "OMP_NUM_THREADS",
+    "NUMEXPR_NUM_THREADS",
+    "NUMBA_NUM_THREADS",
+    "ORT_INTRA_OP_NUM_THREADS",
+    "TF_NUM_INTRAOP_THREADS",
+    "TF_NUM_INTEROP_THREADS",
+)
 
 
 def _parse_value(text: str) -> "tuple[object, str]":
@@ -46,9 +57,13 @@ def _parse_value(text: str) -> "tuple[object, str]":
     word = text.partition("#")[0].rstrip(" \t")
     if word in ("true", "false"):
         return word == "true", text[len(word) :]
-    if word.isascii() and word.isdigit() and len(word) < 10 and (word[0] != "0" or word == "0"):
-        return int(word), text[len(word) :]
-    raise ValueError(f"{word[:40]!r} is not a whole number, a quoted string, true, false or a list of strings")
+    whole, point, fraction = word.partition(".")
+    if whole.isascii() and whole.isdigit() and len(word) < 10 and (whole[0] != "0" or whole == "0"):
+        if not point:
+            return int(word), text[len(word) :]
+        if fraction.isascii() and fraction.isdigit():
+            return float(word), text[len(word) :]
+    raise ValueError(f"{word[:40]!r} is not a number, a quoted string, true, false or a list of strings")
 
 
 def _expect_no_more(rest: str) -> None:
@@ -68,18 +83,23 @@ def _complaint(key: str, value: object) -> str:
         return "" if value in ("auto", "single", "off") else 'mode is "auto", "single" or "off"'
     if key == "rounding":
         return "" if value in ("floor", "ceil") else 'rounding is "floor" or "ceil"'
-    if key in ("visible", "override"):
+    if key in ("visible", "override", "cpu_count"):
         return "" if isinstance(value, bool) else f"{key} is true or false"
-    if key == "threads":
+    if key == "cpus":
+        is_cpus = type(value) in (int, float) and LEAST_CPUS <= value <= MAX_THREADS  # type: ignore[operator]
+        return "" if is_cpus else "cpus is a number such as 1.5"
+    if key in ("threads", "max_threads"):
         return (
             ""
             if type(value) is int and 0 < value <= MAX_THREADS
-            else f"threads is a whole number from 1 to {MAX_THREADS}"
+            else f"{key} is a whole number from 1 to {MAX_THREADS}"
         )
     if key == "variables":
+        if value == "all":
+            return ""
         if isinstance(value, list) and value and all(is_thread_variable(name) for name in value):
             return "" if len(set(value)) == len(value) else "variables names one of them twice"
-        return 'variables is a list of names that end in _THREADS, such as ["OMP_NUM_THREADS"]'
+        return 'variables is "all", or a list of names that end in _THREADS, such as ["OMP_NUM_THREADS"]'
     return f"unknown key {key[:40]!r}; known are {', '.join(KEYS[:-1])} and [programs]"
 
 
@@ -101,7 +121,7 @@ def parse_config(contents: bytes) -> "tuple[dict[str, object], list[tuple[int, s
 
         statement = [ key "=" value | "[programs]" ] [ "#" comment ]
         key       = letters, digits, "_", "-" | string
-        value     = digits | string | "true" | "false" | "[" [ string { "," string } [ "," ] ] "]"
+        value     = digits [ "." digits ] | string | "true" | "false" | "[" [ string { "," string } [ "," ] ] "]"
         string    = '"' no quote, no backslash '"' | "'" no apostrophe "'"
 
     Whatever lies outside is a problem, ``(line, sentence)``, and never a different value. A
@@ -156,7 +176,14 @@ def parse_config(contents: bytes) -> "tuple[dict[str, object], list[tuple[int, s
     return settings, problems, lines
 
 
-def take_file(config: Config, path: str, contents: bytes, problem: str, argv: "Sequence[str]") -> None:
+def take_file(
+    config: Config,
+    path: str,
+    contents: bytes,
+    problem: str,
+    argv: "Sequence[str]",
+    words: "Sequence[str] | None" = None,
+) -> None:
     """Put a configuration file's settings into ``config``, or why it is refused.
 
     A file with anything wrong in it is refused whole, so that the defaults apply, except that a
@@ -169,9 +196,13 @@ def take_file(config: Config, path: str, contents: bytes, problem: str, argv: "S
     settings, config.problems, _ = parse_config(contents)
     if config.problems:
         settings = {"mode": "off"} if settings.get("mode") == "off" else {}
+    if settings.get("variables") == "all":
+        settings["variables"] = list(ALL_VARIABLES)
     vars(config).update(settings)
+    if config.cpus:
+        config.cpus_from = path
     if config.programs:
-        name = program_name(argv)
+        name = program_name(argv, words)
         setting = config.programs.get(name)
         if setting is not None:
             config.program, config.mode, config.threads = name, "auto", None
@@ -183,54 +214,29 @@ def take_file(config: Config, path: str, contents: bytes, problem: str, argv: "S
                 config.mode = setting
 
 
-def program_name(argv: "Sequence[str]") -> str:
-    """The basename of the script, or the -m module, that this interpreter runs.
+def program_name(argv: "Sequence[str]", words: "Sequence[str] | None" = None) -> str:
+    """The basename of the script, or the -m module, that this interpreter runs, or that its worker belongs to.
 
     When the hook runs, sys.argv has only "-m" in the place of the module. The full command
-    line is in sys.orig_argv, since Python 3.10, and in /proc/self/cmdline. A worker that
-    multiprocessing (spawn, forkserver; uvicorn --workers) or loky (joblib) starts afresh belongs
-    to its parent's program.
+    line, ``words``, is in sys.orig_argv, since Python 3.10, and in /proc/self/cmdline.
     """
     if not argv or argv[0] not in ("-m", "-c"):
         return os.path.basename(argv[0]) if argv else ""
-    words = getattr(sys, "orig_argv", None) or _command_line("self")
-    name = parse_command_line(words)
-    if name.endswith("loky.backend.popen_loky_posix") or (
-        name == "-c" and any(word.startswith("from multiprocessing.") for word in words)
-    ):
-        name = parse_command_line(_command_line(str(os.getppid())))
-    return name
+    return parse_command_line(program_words(words or getattr(sys, "orig_argv", None) or command_line("self")))
 
 
-def _command_line(process: str) -> "list[str]":
-    return [os.fsdecode(word) for word in read_file(f"/proc/{process}/cmdline", MAX_FILE)[0].split(b"\0")]
-
-
-def parse_command_line(words: "Sequence[str]") -> str:
-    """The program in an interpreter's command line: a script's basename, a -m module, "-c" or "".
-
-    python(1): short options may share a word; m, c, W and X take its rest or the next word.
-    """
-    following = iter(words[1:])
-    for word in following:
-        if not word.startswith("-") or word == "-":
-            return os.path.basename(word)
-        if word == "--check-hash-based-pycs":
-            next(following, "")
-        for place, option in enumerate("" if word.startswith("--") else word[1:], 2):
-            if option == "m":
-                return word[place:] or next(following, "")
-            if option == "c":
-                return "-c"
-            if option in "WX":
-                if not word[place:]:
-                    next(following, "")
-                break
-    return ""
+def parse_cpus(text: str) -> "float | None":
+    """CPUs as people and Kubernetes write them, ``1.5`` or ``1500m``, None when it is none that a machine has."""
+    number, scale = (text[:-1], 1000) if text.endswith("m") else (text, 1)
+    whole, _, fraction = number.partition(".")
+    if not (whole + fraction).isdigit() or not text.isascii() or len(text) > 20:
+        return None
+    cpus = float(number) / scale
+    return cpus if LEAST_CPUS <= cpus <= MAX_THREADS else None
 
 
 def take_environ(config: Config, environ: "Mapping[str, str]") -> None:
-    """Put BLASENV_MODE and BLASENV_THREADS, wishes for one run, on top of the file's settings."""
+    """Put the BLASENV_ variables, wishes for one run, on top of the file's settings."""
     mode, threads = environ.get("BLASENV_MODE", ""), environ.get("BLASENV_THREADS", "")
     if mode in ("auto", "single", "off"):
         config.mode, config.threads, config.share, config.program = mode, None, 1, None
@@ -241,6 +247,18 @@ def take_environ(config: Config, environ: "Mapping[str, str]") -> None:
         config.notes.append(f"BLASENV_THREADS={threads!r} is ignored: it is a whole number from 1 to {MAX_THREADS}")
     elif threads and mode != "off":
         config.mode, config.threads, config.program = "auto", parse_count(threads), None
+    cpus = environ.get("BLASENV_CPUS", "")
+    if parse_cpus(cpus):
+        config.cpus, config.cpus_from = parse_cpus(cpus), "BLASENV_CPUS"
+    elif cpus:
+        config.notes.append(f"BLASENV_CPUS={cpus!r} is ignored: it is a number of CPUs such as 1.5 or 1500m")
+    wanted = environ.get("BLASENV_CPU_COUNT", "")
+    if wanted.lower() in ("1", "yes", "true", "on"):
+        config.cpu_count = True
+    elif wanted in ENABLED:
+        config.cpu_count = config.cpu_count and not wanted
+    else:
+        config.notes.append(f"BLASENV_CPU_COUNT={wanted!r} is ignored: it is 1 or 0")
 
 
 def report(config: Config, decision: Decision) -> None:
@@ -255,7 +273,12 @@ def report(config: Config, decision: Decision) -> None:
         values = " ".join([f"{name}={value}" for name, value in decision.set.items()]) or "nothing"
         kept = "".join([f", keeps {name}={value}" for name, value in decision.kept.items()])
         notes = "".join([f"; {note}" for note in decision.notes])
-        lines.append(f"rule {decision.rule}, sets {values}{kept}{notes}")
+        shared = ""
+        if decision.share > 1:
+            limit = decision.limit
+            cpus = f"{limit.quota / limit.period:g} CPUs " if limit and limit.quota and limit.period else ""
+            shared = f"; {cpus}shared by {decision.share} {decision.shared_by}"
+        lines.append(f"rule {decision.rule}, sets {values}{kept}{shared}{notes}")
     if sys.stderr is not None:
         for line in lines:
             sys.stderr.write(f"blasenv: {line}\n")

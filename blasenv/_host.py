@@ -1,14 +1,16 @@
-"""Start-up where the host matters: the cores behind the CPUs, the ranks of a job, mount points with odd names.
+"""Start-up where the host or the program matters: cores, ranks of a job, workers, mount points with odd names.
 
 Imported by `blasenv` only then. As strict as ``__init__``: nothing imported that a bare
 interpreter has not loaded.
 """
 
-from . import LOCAL_RANKS, MAX_FILE, MAX_THREADS, Limit, read_file
+import os
+
+from . import LOCAL_RANKS, MAX_FILE, MAX_THREADS, WORKERS, Config, Decision, Limit, find_quota, read_file
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
 
 def parse_count(text: str) -> "int | None":
@@ -66,6 +68,73 @@ def local_ranks(environ: "Mapping[str, str]") -> "tuple[int, str]":
     return 1, ""
 
 
+def find_sharers(decision: Decision, config: Config, environ: "Mapping[str, str]") -> None:
+    """Put into ``decision`` who shares the limit: ranks of a job, or else the workers that a server names."""
+    decision.share, decision.shared_by = local_ranks(environ)
+    if config.server and decision.share == 1 and config.program is None:
+        from ._workers import count_workers
+
+        words = program_words(config.server) if config.process == "self" else config.server
+        cpus = decision.cpu_count or os.cpu_count() or 1
+        decision.share, decision.shared_by, note = count_workers(words, environ, cpus, config.process)
+        if decision.share > 1:
+            decision.rule = "workers"
+        if note:
+            decision.notes = [*decision.notes, note]
+
+
+def program_words(words: "Sequence[str]", parent: str = "") -> "Sequence[str]":
+    """The command line of the program that a process with the command line ``words`` belongs to.
+
+    A worker that multiprocessing (spawn, forkserver; uvicorn --workers), loky (joblib) or execnet
+    (pytest-xdist) starts afresh belongs to that of its ``parent``, a PID, by default this process's.
+    """
+    name = parse_command_line(words)
+    if name.endswith("loky.backend.popen_loky_posix") or (
+        name == "-c" and any([word.startswith(WORKERS) for word in words])
+    ):
+        return command_line(parent or str(os.getppid()))
+    return words
+
+
+def command_line(process: str) -> "list[str]":
+    """The words of a process's command line, proc_pid_cmdline(5): each ends with a NUL byte."""
+    return os.fsdecode(read_file(f"/proc/{process}/cmdline", MAX_FILE, True)[0]).split("\0")[:-1]
+
+
+def parse_command_line(words: "Sequence[str]") -> str:
+    """The program in an interpreter's command line: a script's basename, a -m module, "-c" or "".
+
+    python(1): short options may share a word; m, c, W and X take its rest or the next word.
+    """
+    following = iter(words[1:])
+    for word in following:
+        if not word.startswith("-") or word == "-":
+            return os.path.basename(word)
+        if word == "--check-hash-based-pycs":
+            next(following, "")
+        for start, option in enumerate("" if word.startswith("--") else word[1:], 2):
+            if option == "m":
+                return word[start:] or next(following, "")
+            if option == "c":
+                return "-c"
+            if option in "WX":
+                if not word[start:]:
+                    next(following, "")
+                break
+    return ""
+
+
+def told_limits(config: Config) -> "Iterator[Limit]":
+    """The limits that the owner, or BLASENV_CPUS, tells: CPUs, and a cap on the threads of a process."""
+    for controller, allowed, path in (
+        ("told", config.cpus, config.cpus_from),
+        ("max_threads", config.max_threads, config.path or ""),
+    ):
+        if allowed:
+            yield Limit(controller=controller, version=0, path=path, quota=round(1000 * allowed), period=1000, note="")
+
+
 def unescape(mounts: "list[tuple[bytes, bytes]]") -> "list[tuple[bytes, bytes]]":
     """Mounts without the octal escapes of their paths (blank, tab, newline, backslash), less the broken ones."""
     unescaped = [(_unescape(root), _unescape(point)) for root, point in mounts]
@@ -81,3 +150,13 @@ def _unescape(field: bytes) -> "bytes | None":
             return None
         first += byte + part[3:]
     return first
+
+
+def cpu_quota(root: str = "/") -> "float | None":
+    """CPUs of bandwidth this process may use, such as 1.5, or None when unlimited.
+
+    The smallest quota/period over its cgroup and all ancestors that can be seen, read anew at
+    each call. Nothing found there raises: what can't be read or understood sets no limit.
+    """
+    quotas = [limit.quota / limit.period for limit in find_quota(root) if limit.quota and limit.period]
+    return min(quotas, default=None)

@@ -25,6 +25,12 @@ class Config:
         override: bool,
         programs: Mapping[str, int | str],
         program: str | None,
+        cpus: float | None,
+        cpus_from: str,
+        max_threads: int | None,
+        cpu_count: bool,
+        server: Sequence[str] | None,
+        process: str,
         path: str | None,
         problems: Sequence[tuple[int, str]],
         notes: list[str],
@@ -49,6 +55,18 @@ class Config:
         """Settings for programs, by the basename of the script or the -m module."""
         self.program = program
         """The one of them that this process is."""
+        self.cpus = cpus
+        """CPUs that the owner tells, as one more limit."""
+        self.cpus_from = cpus_from
+        """Who tells it: the file, or "BLASENV_CPUS"."""
+        self.max_threads = max_threads
+        """The most threads to set, however many CPUs there are."""
+        self.cpu_count = cpu_count
+        """Whether Python's own count of CPUs is to be the budget."""
+        self.server = server
+        """The command line, where it may be that of a server with workers."""
+        self.process = process
+        """Whose: "self", or a PID."""
         self.path = path
         """The file that was read, None if there was none."""
         self.problems = problems
@@ -64,7 +82,7 @@ class Limit:
         self, *, controller: str, version: int, path: str, quota: int | None, period: int | None, note: str
     ) -> None:
         self.controller = controller
-        """"cpu", or "smt" for the cores behind hardware threads."""
+        """"cpu", "smt" for the cores behind hardware threads, "told" or "max_threads" by the owner."""
         self.version = version
         """Of the cgroup hierarchy, 1 or 2; 0 for anything else."""
         self.path = path
@@ -93,11 +111,12 @@ class Decision:
         share: int,
         shared_by: str,
         rounding: str,
+        cpu_count: int | None,
         notes: list[str],
         by: str,
     ) -> None:
         self.rule = rule
-        """disabled, user-env, config, program, quota, no-gap, no-limit, not-linux or error."""
+        """disabled, user-env, config, program, workers, quota, no-gap, no-limit, not-linux or error."""
         self.threads = threads
         """The count, None when blasenv has no opinion."""
         self.set = set
@@ -116,6 +135,8 @@ class Decision:
         """Who they are, and who says so: "ranks (LOCAL_WORLD_SIZE=2)"; "" when nobody shares it."""
         self.rounding = rounding
         """What rounding changed: "floor", "ceil", "least" (less than 1 was allowed), "" when the count is exact."""
+        self.cpu_count = cpu_count
+        """What os.cpu_count() is to say at most, None where it stays as it is."""
         self.notes = notes
         """What a person should know about how this came about."""
         self.by = by

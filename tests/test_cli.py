@@ -172,7 +172,7 @@ def test_explain_reads_like_this(tmp_path: Path) -> None:
 
 4. Process
      no ranks of an MPI, Slurm or torchrun job share the limit
-     no decision of a parent was inherited (BLASENV_SET)
+     no decision of a parent was inherited (BLASENV_MARK)
      the user set none of OMP_NUM_THREADS
 
 5. Decision
@@ -185,7 +185,7 @@ def test_explain_reads_like_this(tmp_path: Path) -> None:
 
 def test_ranks_and_receipts_are_explained(tmp_path: Path) -> None:
     root = tree(tmp_path, "800000 100000")
-    changes = environ(LOCAL_WORLD_SIZE="4", OMP_NUM_THREADS="6", BLASENV_SET="OMP_NUM_THREADS=6")
+    changes = environ(LOCAL_WORLD_SIZE="4", OMP_NUM_THREADS="6", BLASENV_MARK="OMP_NUM_THREADS=6")
     text = run([*BLASENV, "explain", "--root", root, "--affinity", "16"], changes).stdout
     assert "4 ranks (LOCAL_WORLD_SIZE=4) share the limit" in text
     assert "inherited OMP_NUM_THREADS from a parent's decision" in text

@@ -155,13 +155,16 @@ def test_show(tmp_path: Path) -> None:
     path = tmp_path / "blasenv.toml"
     path.write_text('mode = "single"\nvisible = true\n')
     assert config("show", BLASENV_CONFIG=str(path)).stdout == (
-        "KEY        VALUE                FROM\n"
-        f'mode       "single"             {path}:1\n'
-        "threads    -                    default\n"
-        'rounding   "floor"              default\n'
-        'variables  ["OMP_NUM_THREADS"]  default\n'
-        f"visible    true                 {path}:2\n"
-        "override   false                default\n"
+        "KEY          VALUE                FROM\n"
+        f'mode         "single"             {path}:1\n'
+        "threads      -                    default\n"
+        "max_threads  -                    default\n"
+        "cpus         -                    default\n"
+        'rounding     "floor"              default\n'
+        'variables    ["OMP_NUM_THREADS"]  default\n'
+        f"visible      true                 {path}:2\n"
+        "override     false                default\n"
+        "cpu_count    false                default\n"
     )
     document = json.loads(config("show", "--json", BLASENV_CONFIG=str(path)).stdout)
     assert document["settings"][0] == {"key": "mode", "value": "single", "source": f"{path}:1"}
@@ -171,7 +174,7 @@ def test_show_of_a_refused_file(tmp_path: Path) -> None:
     path = tmp_path / "blasenv.toml"
     path.write_text("nonsense\n")
     result = config("show", status=1, BLASENV_CONFIG=str(path))
-    assert result.stdout.count("default") == 6
+    assert result.stdout.count("default") == 9
     assert f"{path}:1: expected key = value" in result.stderr
 
 

@@ -18,7 +18,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import blasenv
-from blasenv._config_file import parse_command_line, parse_config
+from blasenv._config_file import parse_config
+from blasenv._host import parse_command_line
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -82,7 +83,7 @@ def test_accepted(text: str, want: dict[str, Any]) -> None:
 
 STRING = "a string needs its closing quote on the same line"
 ESCAPE = "backslash escapes are not supported; write the string in 'single quotes'"
-NO_VALUE = "is not a whole number, a quoted string, true, false or a list of strings"
+NO_VALUE = "is not a number, a quoted string, true, false or a list of strings"
 NO_KEY = 'expected key = value; a key with other signs than A-Z a-z 0-9 _ - goes in "quotes"'
 LIST = "a list holds quoted strings and ends on the same line"
 COMMA = "a list needs commas between its strings and a closing ]"
@@ -90,8 +91,11 @@ TABLE = "the one table is [programs], once"
 MODE = 'mode is "auto", "single" or "off"'
 ROUNDING = 'rounding is "floor" or "ceil"'
 THREADS = "threads is a whole number from 1 to 8192"
-VARIABLES = 'variables is a list of names that end in _THREADS, such as ["OMP_NUM_THREADS"]'
-UNKNOWN = "; known are mode, threads, rounding, variables, visible, override and [programs]"
+VARIABLES = 'variables is "all", or a list of names that end in _THREADS, such as ["OMP_NUM_THREADS"]'
+UNKNOWN = (
+    "; known are mode, threads, max_threads, cpus, rounding, variables, visible, override, cpu_count and [programs]"
+)
+CPUS = "cpus is a number such as 1.5"
 PROGRAM = 'is "auto", "single", "off", "share:N" or a whole number from 1 to 8192'
 
 
@@ -126,7 +130,23 @@ PROGRAM = 'is "auto", "single", "off", "share:N" or a whole number from 1 to 819
         (b"threads = 1_0", 1, f"'1_0' {NO_VALUE}"),
         (b"threads = 0x4", 1, f"'0x4' {NO_VALUE}"),
         (b"threads = 04", 1, f"'04' {NO_VALUE}"),
-        (b"threads = 4.0", 1, f"'4.0' {NO_VALUE}"),
+        (b"threads = 4.0", 1, THREADS),
+        (b"cpus = 4.", 1, f"'4.' {NO_VALUE}"),
+        (b"cpus = .5", 1, f"'.5' {NO_VALUE}"),
+        (b"cpus = 01.5", 1, f"'01.5' {NO_VALUE}"),
+        (b"cpus = 1.5.1", 1, f"'1.5.1' {NO_VALUE}"),
+        (b"cpus = -1.5", 1, f"'-1.5' {NO_VALUE}"),
+        (b"cpus = nan", 1, f"'nan' {NO_VALUE}"),
+        (b"cpus = inf", 1, f"'inf' {NO_VALUE}"),
+        (b"cpus = 1e9", 1, f"'1e9' {NO_VALUE}"),
+        (b"cpus = 0", 1, CPUS),
+        (b"cpus = 0.0001", 1, CPUS),
+        (b"cpus = 9000", 1, CPUS),
+        (b"cpus = true", 1, CPUS),
+        (b'cpus = "1.5"', 1, CPUS),
+        (b"max_threads = 0", 1, "max_threads is a whole number from 1 to 8192"),
+        (b"cpu_count = 1", 1, "cpu_count is true or false"),
+        (b'variables = "most"', 1, VARIABLES),
         (b"threads = 4e0", 1, f"'4e0' {NO_VALUE}"),
         (b"threads = 4 5", 1, f"'4 5' {NO_VALUE}"),
         (b"threads = 1979-05-27", 1, f"'1979-05-27' {NO_VALUE}"),

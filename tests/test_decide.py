@@ -17,6 +17,7 @@ import blasenv
 
 OMP = "OMP_NUM_THREADS"
 BLAS = "OPENBLAS_NUM_THREADS"
+NUMBA = "NUMBA_NUM_THREADS"
 Quotas = list[tuple[int, int]]
 
 
@@ -195,7 +196,7 @@ def test_override_without_a_decision_takes_nothing_away(quotas: Quotas, rule: st
 
 
 @pytest.mark.parametrize(
-    ("receipt", "environ", "stale", "kept"),
+    ("mark", "environ", "stale", "kept"),
     [
         # equal: a parent's decision
         (f"{OMP}=2", {OMP: "2"}, [OMP], {}),
@@ -224,10 +225,10 @@ def test_override_without_a_decision_takes_nothing_away(quotas: Quotas, rule: st
     ],
 )
 @pytest.mark.parametrize("changes", [{}, {"mode": "off"}, {"threads": 6}], ids=str)
-def test_a_receipt_tells_ours_from_the_users(
-    receipt: str, environ: dict[str, str], stale: list[str], kept: dict[str, str], changes: dict[str, Any]
+def test_the_mark_tells_ours_from_the_users(
+    mark: str, environ: dict[str, str], stale: list[str], kept: dict[str, str], changes: dict[str, Any]
 ) -> None:
-    decision = blasenv.decide(configured(**changes), limits(QUOTA_4), 8, {**environ, blasenv.RECEIPT: receipt})
+    decision = blasenv.decide(configured(**changes), limits(QUOTA_4), 8, {**environ, blasenv.MARK: mark})
     assert (decision.stale, decision.kept) == (stale, kept)
     if changes.get("mode") == "off":
         assert decision.rule == "disabled"
@@ -312,7 +313,7 @@ def test_a_program_left_to_the_quota(quotas: Quotas, rule: str, threads: int | N
 
 
 def test_decide_changes_nothing() -> None:
-    config, environ = configured(variables=[OMP, BLAS], override=True), {OMP: "2", blasenv.RECEIPT: f"{OMP}=2"}
+    config, environ = configured(variables=[OMP, BLAS], override=True), {OMP: "2", blasenv.MARK: f"{OMP}=2"}
     before = (dict(vars(config)), dict(environ))
     blasenv.decide(config, limits(QUOTA_4), 8, environ)
     assert (vars(config), environ) == before
@@ -324,11 +325,13 @@ APPLY = """
 import ctypes, json, os, subprocess, sys
 sys.path.insert(0, sys.argv[1])
 import blasenv
-names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS", "NUMBA_NUM_THREADS", "BLASENV_SET")
-decision = dict(rule="quota", threads=4, set={}, kept={}, stale=[], visible=False, notes=[])
+names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS", "NUMBA_NUM_THREADS")
+names += ("BLASENV_SET", "BLASENV_MARK")
 before = dict(os.environ)
+decision = blasenv.undecided("quota", [])
+vars(decision).update(json.loads(sys.argv[2]))
 try:
-    blasenv.apply(blasenv.Decision(**{**decision, **json.loads(sys.argv[2])}))
+    blasenv.apply(decision)
     error = None
 except Exception as failure:
     error = type(failure).__name__
@@ -355,54 +358,54 @@ def applied(decision: dict[str, Any], **environ: str) -> dict[str, Any]:
     return outcome
 
 
-SET = blasenv.RECEIPT
+SET, MARK = blasenv.RECEIPT, blasenv.MARK
+RECEIPTS = {SET: f"{OMP}=4", MARK: f"{OMP}=4"}
 
 
 @pytest.mark.parametrize(
     ("decision", "environ", "native", "mapping"),
     [
-        ({"set": {OMP: "4"}}, {}, {OMP: "4", SET: f"{OMP}=4"}, {SET: f"{OMP}=4"}),
-        ({"set": {OMP: "4"}, "visible": True}, {}, {OMP: "4", SET: f"{OMP}=4"}, {OMP: "4", SET: f"{OMP}=4"}),
+        # the mark is native only, so that a child has it only with all of the native environment
+        ({"set": {OMP: "4"}}, {}, {OMP: "4", **RECEIPTS}, {SET: f"{OMP}=4"}),
+        # what is in the mapping is marked there, too
+        ({"set": {OMP: "4"}, "visible": True}, {}, {OMP: "4", **RECEIPTS}, {OMP: "4", **RECEIPTS}),
         (
             {"set": {OMP: "4", BLAS: "4"}},
             {},
-            {OMP: "4", BLAS: "4", SET: f"{OMP}=4 {BLAS}=4"},
+            {OMP: "4", BLAS: "4", SET: f"{OMP}=4 {BLAS}=4", MARK: f"{OMP}=4 {BLAS}=4"},
             {SET: f"{OMP}=4 {BLAS}=4"},
         ),
         # NumExpr and Numba are Python, and look nowhere else
         (
-            {"set": {OMP: "4", "NUMEXPR_NUM_THREADS": "4", "NUMBA_NUM_THREADS": "4"}},
+            {"set": {OMP: "4", "NUMBA_NUM_THREADS": "4"}},
             {},
-            {OMP: "4", "NUMEXPR_NUM_THREADS": "4", "NUMBA_NUM_THREADS": "4"},
-            {"NUMEXPR_NUM_THREADS": "4", "NUMBA_NUM_THREADS": "4"},
+            {OMP: "4", "NUMBA_NUM_THREADS": "4", SET: f"{OMP}=4 {NUMBA}=4", MARK: f"{OMP}=4 {NUMBA}=4"},
+            {"NUMBA_NUM_THREADS": "4", SET: f"{OMP}=4 {NUMBA}=4", MARK: f"{NUMBA}=4"},
         ),
         # nothing to set
         ({}, {}, {}, {}),
         ({}, {OMP: "7"}, {OMP: "7"}, {OMP: "7"}),
-        ({"kept": {OMP: "7"}}, {OMP: "7", SET: f"{OMP}=2"}, {OMP: "7"}, {OMP: "7"}),
+        ({"kept": {OMP: "7"}}, {OMP: "7", SET: f"{OMP}=2", MARK: f"{OMP}=2"}, {OMP: "7"}, {OMP: "7"}),
         # a parent's decision is taken back, and made anew
-        ({"stale": [OMP]}, {OMP: "2", SET: f"{OMP}=2"}, {}, {}),
+        ({"stale": [OMP]}, {OMP: "2", SET: f"{OMP}=2", MARK: f"{OMP}=2"}, {}, {}),
         (
             {"stale": [OMP], "set": {OMP: "4"}},
-            {OMP: "2", SET: f"{OMP}=2"},
-            {OMP: "4", SET: f"{OMP}=4"},
+            {OMP: "2", SET: f"{OMP}=2", MARK: f"{OMP}=2"},
+            {OMP: "4", **RECEIPTS},
             {SET: f"{OMP}=4"},
         ),
-        ({"stale": [OMP, BLAS]}, {OMP: "2", BLAS: "2", SET: f"{OMP}=2 {BLAS}=2"}, {}, {}),
+        ({"stale": [OMP, BLAS]}, {OMP: "2", BLAS: "2", MARK: f"{OMP}=2 {BLAS}=2"}, {}, {}),
         ({}, {SET: f"{OMP}=2"}, {}, {}),
         # override: the user's value goes
-        ({"set": {OMP: "4"}}, {OMP: "7"}, {OMP: "4", SET: f"{OMP}=4"}, {SET: f"{OMP}=4"}),
+        ({"set": {OMP: "4"}}, {OMP: "7"}, {OMP: "4", **RECEIPTS}, {SET: f"{OMP}=4"}),
         # the value of a variable that is not in the decision stays
-        ({"set": {OMP: "4"}}, {BLAS: "7"}, {OMP: "4", BLAS: "7", SET: f"{OMP}=4"}, {BLAS: "7", SET: f"{OMP}=4"}),
+        ({"set": {OMP: "4"}}, {BLAS: "7"}, {OMP: "4", BLAS: "7", **RECEIPTS}, {BLAS: "7", SET: f"{OMP}=4"}),
     ],
 )
 def test_apply(
     decision: dict[str, Any], environ: dict[str, str], native: dict[str, str], mapping: dict[str, str]
 ) -> None:
     outcome = applied(decision, **environ)
-    if "NUMBA_NUM_THREADS" in native:
-        receipt = {SET: " ".join(f"{name}=4" for name in decision["set"])}
-        native, mapping = {**native, **receipt}, {**mapping, **receipt}
     assert outcome["error"] is None
     assert (outcome["native"], outcome["mapping"]) == (native, mapping)
     assert outcome["child"] == native

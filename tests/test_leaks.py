@@ -199,17 +199,35 @@ def test_known_limit_the_hook_switched_off_in_the_child(
     one_venv: Venv, one_cpu: Cgroup, program: Path, outside: str
 ) -> None:
     """Nothing runs in the child, so that nothing takes back what it inherited."""
-    environ = {"BLASENV_DISABLE": "1", "BLASENV_SET": "OMP_NUM_THREADS=1", "OMP_NUM_THREADS": "1"}
+    receipts = {"BLASENV_SET": "OMP_NUM_THREADS=1", "BLASENV_MARK": "OMP_NUM_THREADS=1"}
+    environ = {"BLASENV_DISABLE": "1", "OMP_NUM_THREADS": "1", **receipts}
     edit = "os.environ['BLASENV_DISABLE'] = '1'"
     found = child(one_cpu, one_venv, program, edit=edit, leave=outside)
     assert found == {"environ": environ, "native": "1", "rule": None}
 
 
 @pytest.mark.parametrize("edit", ["os.environ.clear()", "del os.environ['BLASENV_SET']"])
-def test_known_limit_without_the_receipt(
-    edit: str, one_venv: Venv, one_cpu: Cgroup, program: Path, outside: str
+@pytest.mark.parametrize("way", ["subprocess", "env=os.environ.copy()", "sh", "spawn"])
+def test_the_receipt_is_for_people(
+    edit: str, way: str, one_venv: Venv, one_cpu: Cgroup, program: Path, outside: str
 ) -> None:
-    """Code that removes the receipt, and hands on its native environment, makes the value look like the user's."""
-    assert child(one_cpu, one_venv, program, edit=edit, leave=outside) == users("1")
-    copied = child(one_cpu, one_venv, program, edit=edit, leave=outside, way=WAYS["env=os.environ.copy()"])
-    assert copied == NOTHING
+    """Code that removes it changes nothing for children, which have the mark."""
+    assert child(one_cpu, one_venv, program, edit=edit, leave=outside, way=WAYS[way]) == NOTHING
+
+
+FRAMEWORKS = {
+    "subprocess": "subprocess.run(command, env={**os.environ, 'OMP_NUM_THREADS': '1'})",
+    "os.posix_spawn": "os.waitpid(os.posix_spawn(command[0], command, {**os.environ, 'OMP_NUM_THREADS': '1'}), 0)",
+    "os.execve": "os.execve(command[0], command, {**os.environ, 'OMP_NUM_THREADS': '1'})",
+    "receipt alone": "subprocess.run(command, env={'BLASENV_SET': 'OMP_NUM_THREADS=1', 'OMP_NUM_THREADS': '1'})",
+}
+
+
+@pytest.mark.parametrize("way", FRAMEWORKS)
+def test_a_frameworks_value_is_never_taken_for_ours(
+    way: str, one_venv: Venv, one_cpu: Cgroup, program: Path, outside: str
+) -> None:
+    """Also where it is the very number that blasenv had set: without the mark it is theirs."""
+    for leave in ("", outside):
+        found = child(one_cpu, one_venv, program, way=FRAMEWORKS[way], leave=leave)
+        assert found == users("1")

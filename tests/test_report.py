@@ -23,7 +23,18 @@ def reason(limits: list[blasenv.Limit], affinity: int, **environ: str) -> str:
 
 
 def test_every_rule_has_a_sentence() -> None:
-    rules = {"disabled", "user-env", "config", "program", "quota", "no-gap", "no-limit", "not-linux", "error"}
+    rules = {
+        "disabled",
+        "user-env",
+        "config",
+        "program",
+        "workers",
+        "quota",
+        "no-gap",
+        "no-limit",
+        "not-linux",
+        "error",
+    }
     assert set(report.RULES) == rules
 
 
@@ -33,7 +44,7 @@ def test_reasons_carry_their_numbers() -> None:
     assert reason([limit(50_000)], 8).endswith("; 1 is the least")
     assert reason([limit(200_000)], 2).startswith("the CPU limit of 2 is no smaller than the 2 visible CPUs")
     assert reason([limit(800_000)], 16, LOCAL_WORLD_SIZE="4").startswith(
-        "the CPU limit of 8, shared by 4 ranks (LOCAL_WORLD_SIZE=4), is"
+        "8 CPUs shared by 4 ranks (LOCAL_WORLD_SIZE=4); this process can see 16"
     )
     assert "2 cores" in reason([limit(300_000), limit(2, 1, "smt")], 4)
     assert reason([], 8) == report.RULES["no-limit"]

@@ -200,14 +200,23 @@ def test_disabled(one_venv: Venv, one_cpu: Cgroup) -> None:
         ('mode = "off"', {}, None, {}),
         ('mode = "single"', {}, "1", {}),
         ("threads = 5", {}, "5", {}),
-        ("visible = true", {}, "1", {"OMP_NUM_THREADS": "1"}),
+        ("visible = true", {}, "1", {"OMP_NUM_THREADS": "1", "BLASENV_MARK": "OMP_NUM_THREADS=1"}),
         ('rounding = "ceil"', {}, "1", {}),
         ("threads = 5", {"OMP_NUM_THREADS": "3"}, "3", {}),
         ("threads = 5\noverride = true", {"OMP_NUM_THREADS": "3"}, "5", {"OMP_NUM_THREADS": None}),
         ("", {"BLASENV_THREADS": "7"}, "7", {}),
         ("threads = 5", {"BLASENV_MODE": "off"}, None, {}),
         ("threads = 5", {"BLASENV_MODE": "single"}, "1", {}),
-        ('variables = ["OMP_NUM_THREADS", "NUMEXPR_NUM_THREADS"]', {}, "1", {"NUMEXPR_NUM_THREADS": "1"}),
+        (
+            'variables = ["OMP_NUM_THREADS", "NUMEXPR_NUM_THREADS"]',
+            {},
+            "1",
+            {"NUMEXPR_NUM_THREADS": "1", "BLASENV_MARK": "NUMEXPR_NUM_THREADS=1"},
+        ),
+        # a limit told, and a cap
+        ("cpus = 0.5", {}, "1", {}),
+        ("", {"BLASENV_CPUS": "500m"}, "1", {}),
+        ("max_threads = 1", {}, "1", {}),
     ],
 )
 def test_configuration(
@@ -254,4 +263,4 @@ def test_start_up_code_knows_no_other_module_of_ours() -> None:
         ]
         modules = {alias.name for node in imports if isinstance(node, ast.Import) for alias in node.names}
         modules |= {"." * node.level + (node.module or "") for node in imports if isinstance(node, ast.ImportFrom)}
-        assert modules <= {"os", "sys", ".", "._config_file", "._host"}
+        assert modules <= {"os", "posix", "sys", ".", "._config_file", "._cpu_count", "._host", "._workers"}

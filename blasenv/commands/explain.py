@@ -192,11 +192,9 @@ def process(view: View) -> Iterable[str]:
         yield _line("", "no line in [programs] is for this one; --program NAME asks for another")
     inherited = view.decision.stale
     if inherited:
-        yield _line(
-            "*", f"inherited {', '.join(inherited)} from a parent's decision ({blasenv.RECEIPT}); decided afresh"
-        )
+        yield _line("*", f"inherited {', '.join(inherited)} from a parent's decision ({blasenv.MARK}); decided afresh")
     else:
-        yield _line("", f"no decision of a parent was inherited ({blasenv.RECEIPT})")
+        yield _line("", f"no decision of a parent was inherited ({blasenv.MARK})")
     if not view.decision.kept:
         yield _line("", f"the user set none of {', '.join(dict.fromkeys(('OMP_NUM_THREADS', *seen.config.variables)))}")
     for name, value in view.decision.kept.items():

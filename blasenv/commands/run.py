@@ -54,16 +54,18 @@ def environment(cmd: Sequence[str], threads: int | None) -> dict[str, str]:
     environ = dict(os.environ)
     if threads is None:
         decision = observe(program=program(cmd)).decision
-        for name in (*decision.stale, blasenv.RECEIPT):
+        for name in (*decision.stale, blasenv.RECEIPT, blasenv.MARK):
             environ.pop(name, None)
         environ.update(decision.set)
         if decision.set:
             # With it, a Python with the hook knows the values for ours and may decide again.
-            environ[blasenv.RECEIPT] = " ".join(f"{name}={value}" for name, value in decision.set.items())
+            receipt = " ".join(f"{name}={value}" for name, value in decision.set.items())
+            environ.update({blasenv.RECEIPT: receipt, blasenv.MARK: receipt})
         return environ
     # A wish of the user: no receipt, so that a Python with the hook leaves it alone. What
     # would beat OMP_NUM_THREADS, where it is there, has to say the same.
-    environ.pop(blasenv.RECEIPT, None)
+    for name in (blasenv.RECEIPT, blasenv.MARK):
+        environ.pop(name, None)
     names = {*observe().config.variables, "OMP_NUM_THREADS", *(name for name in VARIABLES if name in environ)}
     return {**environ, **dict.fromkeys(names, str(threads))}
 

@@ -78,12 +78,12 @@ def tightest(limits: Iterable[blasenv.Limit]) -> blasenv.Limit | None:
 
 
 def tightest_quota(limits: Iterable[blasenv.Limit]) -> blasenv.Limit | None:
-    """The tightest limit of a cgroup, without the cores behind hardware threads."""
-    return tightest(limit for limit in limits if limit.controller == "cpu")
+    """The tightest limit on CPUs, of a cgroup or as told, without what only caps threads."""
+    return tightest(limit for limit in limits if limit.controller in blasenv.SHARED)
 
 
 def quota_cpus(limits: Iterable[blasenv.Limit]) -> float | None:
-    """CPUs of bandwidth allowed by the cgroups, None when unlimited."""
+    """CPUs allowed by the cgroups, or as told, None when unlimited."""
     limit = tightest_quota(limits)
     return cpus_of(limit) if limit else None
 

@@ -96,7 +96,7 @@ def observe(
     limits: list[Limit] = []
     decision = blasenv.undecided("not-linux", [])
     if sys.platform == "linux" or root != "/":
-        limits = list(blasenv.find_limits(root, cpus, config.rounding))
+        limits = list(blasenv.find_limits(root, cpus, config))
         decision = blasenv.decide(config, limits, len(cpus), environ)
     if disabled(environ):
         decision = blasenv.undecided(
@@ -116,16 +116,25 @@ def observe(
 
 
 def observe_process(
-    pid: int, cpus: frozenset[int], command: Sequence[str], environ: Mapping[str, str], root: str = "/"
+    pid: int,
+    parent: int,
+    cpus: frozenset[int],
+    command: Sequence[str],
+    environ: Mapping[str, str],
+    root: str = "/",
 ) -> Observation:
     """What the hook would decide for a process that runs: with its cgroup, configuration, program and job.
 
-    ``cpus`` is its affinity mask, ``command`` its command line, ``environ`` what it was started with.
+    ``parent`` is its parent's PID, ``cpus`` its affinity mask, ``command`` its command line, ``environ`` what it
+    was started with.
     """
-    argv = [_config_file.parse_command_line(command)] if command else []
-    config = blasenv.read_config(f"{root.rstrip('/')}/proc/{pid}/root", environ, argv)
+    words = _host.program_words(command, str(parent))
+    config = blasenv.read_config(
+        f"{root.rstrip('/')}/proc/{pid}/root", environ, [_host.parse_command_line(words)] if words else [], words
+    )
+    config.process = str(pid)
     levels = find_levels(str(pid), root)
-    limits = list(blasenv.find_limits(root, set(cpus), config.rounding, levels))
+    limits = list(blasenv.find_limits(root, set(cpus), config, levels))
     return Observation(
         root=root,
         cpus=cpus,
@@ -140,7 +149,7 @@ def observe_process(
 
 
 def _fit(config: Config, limits: Sequence[Limit], affinity: int, environ: Mapping[str, str]) -> Decision:
-    neutral = blasenv.Config(**{**vars(config), "mode": "auto", "threads": None})
+    neutral = blasenv.Config(**{**vars(config), "mode": "auto", "threads": None, "cpu_count": False})
     unset = {name: value for name, value in environ.items() if not name.endswith("_THREADS")}
     return blasenv.decide(neutral, limits, affinity, unset)
 
@@ -167,7 +176,11 @@ def settings(config: Config, environ: Mapping[str, str]) -> list[Setting]:
         source.update({key: "BLASENV_MODE" for key in ("mode", "threads", "share") if key == "mode" or key in source})
     if _host.parse_count(environ.get("BLASENV_THREADS", "")) and environ.get("BLASENV_MODE") != "off":
         source.update({key: "BLASENV_THREADS" for key in ("mode", "threads") if key == "threads" or key in source})
-    keys = ["mode", "threads", "rounding", "variables", "visible", "override", *(["share"] if config.share > 1 else [])]
+    if config.cpus_from == "BLASENV_CPUS":
+        source["cpus"] = "BLASENV_CPUS"
+    if environ.get("BLASENV_CPU_COUNT") and config.cpu_count:
+        source["cpu_count"] = "BLASENV_CPU_COUNT"
+    keys = [key for key in _config_file.KEYS if key != "programs"] + (["share"] if config.share > 1 else [])
     rows = [Setting(key, getattr(config, key), source.get(key, "default")) for key in keys]
     rows += [
         Setting(f"programs.{name}", value, source.get(f"programs.{name}", "default"))

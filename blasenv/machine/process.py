@@ -352,7 +352,7 @@ def measure(pids: Sequence[int], seconds: float, root: str = "/") -> list[Proces
             for tid, thread in sorted(threads[process.pid].items())
         ]
         process.observation = observe_process(
-            process.pid, process.cpus, process.command, process.environment or {}, root
+            process.pid, process.parent, process.cpus, process.command, process.environment or {}, root
         )
         if process.limit is not None:
             process.cgroup_processes = len(_read(f"{directory_of(process.limit, root)}/cgroup.procs").split())

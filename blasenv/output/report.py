@@ -20,6 +20,7 @@ RULES = {
     "user-env": "the environment has a thread count of its own, and it stays",
     "config": "the configuration names the thread count",
     "program": "the configuration has a line for this program",
+    "workers": "the program says how many workers it starts, and they share the CPU limit",
     "quota": "the CPU limit is below the CPUs this process can see",
     "no-gap": "the CPU limit is no smaller than the visible CPUs, so libraries count right by themselves",
     "no-limit": "no CPU limit was found; libraries count the visible CPUs",
@@ -40,7 +41,7 @@ class Variable(NamedTuple):
 def reason(decision: Decision, config: Config, limits: Sequence[Limit], affinity: int) -> str:
     """Why this decision, in one sentence with its numbers."""
     rule = decision.rule
-    if rule == "quota":
+    if rule in ("quota", "workers") or (rule == "config" and decision.limit is not None):
         return reason_of_count(decision, affinity)
     quota = quota_cpus(limits)
     if rule == "no-gap" and quota is not None:
@@ -70,16 +71,18 @@ def reason(decision: Decision, config: Config, limits: Sequence[Limit], affinity
 def reason_of_count(decision: Decision, affinity: int) -> str:
     """How the count of a decision came about: the limit that bound it, who shares that, the rounding."""
     limit = decision.limit
-    shared = f", shared by {decision.share} {decision.shared_by}," if decision.share > 1 else ""
-    if limit is None:
-        parts = [f"there are {count(affinity, 'visible CPU')}{shared.rstrip(',')}"]
-    elif limit.controller == "smt":
-        parts = [
-            f"the {affinity} visible CPUs are {count(limit.quota or 0, 'core')}, and libraries start no more threads"
-        ]
+    cpus = (cpus_of(limit) or 0.0) if limit is not None else float(affinity)
+    if limit is not None and limit.controller == "smt":
+        parts = [f"the {affinity} visible CPUs are {count(cpus, 'core')}, and libraries start no more threads"]
+    elif limit is not None and limit.controller == "max_threads":
+        parts = [f"max_threads = {number(cpus)}"]
+    elif decision.share > 1:
+        parts = [f"{count(cpus, 'CPU')} shared by {decision.share} {decision.shared_by}"]
+        if limit is not None:
+            parts[0] += f"; this process can see {affinity}"
     else:
-        cpus = number(cpus_of(limit) or 0)
-        parts = [f"the CPU limit of {cpus}{shared} is below the {affinity} CPUs this process can see"]
+        told = f", told by {limit.path}," if limit is not None and limit.controller == "told" else ""
+        parts = [f"the CPU limit of {number(cpus)}{told} is below the {affinity} CPUs this process can see"]
     rounding = {"floor": "rounded down", "ceil": "rounded up", "least": "1 is the least"}
     if decision.rounding:
         parts.append(rounding[decision.rounding])

@@ -101,7 +101,7 @@ def toml(value: object) -> str:
         return str(value).lower()
     if isinstance(value, list):
         return "[" + ", ".join(toml(item) for item in value) + "]"
-    return str(value) if isinstance(value, int) else printable(f'"{value}"')
+    return str(value) if isinstance(value, (int, float)) else printable(f'"{value}"')
 
 
 def print_json(obj: object) -> None:

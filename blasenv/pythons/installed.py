@@ -26,7 +26,14 @@ PACKAGE = os.path.dirname(os.path.abspath(PACKAGE_FILE))
 SITE = "sitecustomize.py"
 ASIDE = "sitecustomize.distrib.py"
 STARTUP = "_blasenv_startup"
-STARTUP_FILES = ("__init__.py", "_config_file.py", "_host.py")  # all that runs when an interpreter starts
+# All that runs when an interpreter starts.
+STARTUP_FILES = (
+    "__init__.py",
+    "_config_file.py",
+    "_cpu_count.py",
+    "_host.py",
+    "_workers.py",
+)
 MANIFEST = f"{STARTUP}/manifest.json"
 SAVED = f"{STARTUP}/saved"
 HOOK = "a0_blasenv.pth"

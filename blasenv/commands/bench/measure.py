@@ -52,7 +52,7 @@ class Series:
 
 def clean_environ() -> dict[str, str]:
     """The environment without thread counts, and with the hook switched off: its choice is measured as a count."""
-    drop = {*VARIABLES, blasenv.RECEIPT}
+    drop = {*VARIABLES, blasenv.RECEIPT, blasenv.MARK}
     kept = {name: value for name, value in os.environ.items() if name not in drop and not name.endswith("_NUM_THREADS")}
     return {**kept, "BLASENV_DISABLE": "1"}
 
@@ -67,6 +67,7 @@ def choice() -> int:
     """The count blasenv would set for a user who set none; DEFAULT where it changes nothing."""
     environ = {name: value for name, value in os.environ.items() if not name.endswith("_NUM_THREADS")}
     environ.pop(blasenv.RECEIPT, None)
+    environ.pop(blasenv.MARK, None)
     return observe(environ=environ).decision.threads or DEFAULT
 
 
