@@ -1,6 +1,9 @@
 """scikit-learn's GridSearchCV with two workers: each fit leaves what its worker sees in SEEN_IN."""
 
+from __future__ import annotations
+
 import os
+from typing import Any
 
 import numpy
 from seen import meet
@@ -9,14 +12,14 @@ from sklearn.model_selection import GridSearchCV
 
 
 class Seeing(BaseEstimator):
-    def __init__(self, c=0):
+    def __init__(self, c: int = 0) -> None:
         self.c = c
 
-    def fit(self, x, y):
+    def fit(self, x: Any, y: Any) -> Seeing:
         meet(os.environ["SEEN_IN"], 2)
         return self
 
-    def score(self, x, y):
+    def score(self, x: Any, y: Any) -> float:
         return 0
 
 

@@ -6,10 +6,10 @@ import sys
 import tempfile
 from concurrent.futures import ProcessPoolExecutor
 
-from seen import meet, show
+from seen import Worker, meet, show
 
 
-def task(directory, _):
+def task(directory: str, _: int) -> Worker:
     return meet(directory, 2)
 
 

@@ -2,9 +2,10 @@
 
 import sys
 import tempfile
+from typing import Any
 
 import ray
-from seen import meet, show
+from seen import Worker, meet, show
 
 if __name__ == "__main__":
     kind, cpus = sys.argv[1], int(sys.argv[2])
@@ -13,7 +14,9 @@ if __name__ == "__main__":
 
     @ray.remote(num_cpus=cpus)
     class Actor:
-        def meet(self, directory):
+        remote: Any  # what the decorator adds
+
+        def meet(self, directory: str) -> Worker:
             return meet(directory, count)
 
     with tempfile.TemporaryDirectory() as directory:

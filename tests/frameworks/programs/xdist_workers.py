@@ -3,5 +3,5 @@
 from seen import leave
 
 
-def test_seen():
+def test_seen() -> None:
     leave()
