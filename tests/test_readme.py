@@ -15,7 +15,10 @@ from conftest import ROOT, Cgroup, Venv, clean_environ, run
 from blasenv._config_file import KEYS
 from blasenv.output import report
 
-PAGES = [ROOT / "README.md", ROOT / "SECURITY.md", ROOT / "RELEASING.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md", "RELEASING.md")),
+    *sorted((ROOT / "docs").glob("*.md")),
+]
 README = PAGES[0].read_text(encoding="utf-8")
 
 # What stands for something of the reader's, and what stands for it here. PID, FILE and DIR come from fixtures.
