@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -19,7 +21,7 @@ PAGES = [
     *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md", "RELEASING.md")),
     *sorted((ROOT / "docs").glob("*.md")),
 ]
-README = PAGES[0].read_text(encoding="utf-8")
+README, CONTRIBUTING = (page.read_text(encoding="utf-8") for page in PAGES[:2])
 
 # What stands for something of the reader's, and what stands for it here. PID, FILE and DIR come from fixtures.
 STANDS_FOR = {
@@ -80,12 +82,43 @@ def test_every_command_is_shown(one_venv: Venv) -> None:
 
 
 def test_the_demo(one_cpu: Cgroup) -> None:
-    assert "$ tests/demo\n" in README
+    assert "tests/demo" in commands(CONTRIBUTING)
     del one_cpu  # made only to skip where there can be no limit
     said = run([ROOT / "tests" / "demo"]).stdout
     threads = dict(re.findall(r"^(without|with) blasenv +([0-9]+) ", said, re.MULTILINE))
     assert (int(threads["without"]) > 1, threads["with"]) == (True, "1")
     assert said.index("$ blasenv status") < said.index("$ blasenv explain")
+
+
+SHOWN = sorted({line for page in PAGES for line in commands(page.read_text(encoding="utf-8"))})
+
+
+@pytest.mark.parametrize("line", [line for line in SHOWN if re.match(r"(\.ci|benchmarks|docker-tests|tests)/", line)])
+def test_programs_of_the_checkout_are_there(line: str) -> None:
+    assert os.access(ROOT / line.split(maxsplit=1)[0], os.X_OK)
+
+
+def test_only_runs_pytest_and_nothing_else(tmp_path: Path) -> None:
+    """Its arguments untouched, with what is installed already: no package manager, no Python but that one."""
+    (tmp_path / "tests" / "support").mkdir(parents=True)
+    for name in ("tests/run", "tests/support/environment.sh"):
+        shutil.copy(ROOT / name, tmp_path / name)
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    for tool in ("bash", "dirname"):
+        (tools / tool).symlink_to(str(shutil.which(tool)))
+    pytest_of = tmp_path / ".cache" / "dev" / "bin" / "pytest"
+    pytest_of.parent.mkdir(parents=True)
+    pytest_of.write_text("#!/bin/sh\nprintf '%s|' \"$@\"\n")
+    pytest_of.chmod(0o755)
+    said = run([str(shutil.which("bash")), tmp_path / "tests" / "run", "--only", "-k", "a or b"], {"PATH": str(tools)})
+    assert (said.stdout, said.stderr) == ("-k|a or b|", "")
+
+
+@pytest.mark.parametrize("line", [line for line in commands(CONTRIBUTING) if line.startswith("tests/run --only")])
+def test_the_tests_that_are_named_exist(line: str) -> None:
+    arguments = shlex.split(line)[2:]
+    run([sys.executable, "-m", "pytest", "--collect-only", "-q", *arguments], cwd=ROOT)
 
 
 def test_what_python_sees(one_venv: Venv, one_cpu: Cgroup) -> None:
