@@ -60,8 +60,9 @@ def test_changelog_has_the_hashes_of_what_runs_at_start_up() -> None:
         assert hashlib.sha256((ROOT / path).read_bytes()).hexdigest() == expected, f"sha256sum {path}"
 
 
-def test_readme_shows_the_hook_line() -> None:
-    assert HOOK in (ROOT / "README.md").read_text(encoding="utf-8")
+@pytest.mark.parametrize("page", ["README.md", "SECURITY.md"])
+def test_auditors_are_shown_the_hook_line(page: str) -> None:
+    assert HOOK in (ROOT / page).read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("editable", [False, True], ids=["", "editable"])
