@@ -199,7 +199,7 @@ def taking_json(name: str, parser: argparse.ArgumentParser) -> Iterator[str]:
 
 
 def test_every_command_that_takes_json_is_documented() -> None:
-    found = set()
+    found: set[str] = set()
     for name, module, _ in COMMANDS:
         parser = argparse.ArgumentParser()
         getattr(importlib.import_module(module), f"{name}_arguments")(parser)
