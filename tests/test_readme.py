@@ -147,6 +147,14 @@ def test_what_the_48_cpu_machine_measured_is_quoted_right() -> None:
     assert transcript in measured
 
 
+def test_contributing_has_each_folder_and_nothing_that_is_gone() -> None:
+    package = ROOT / "blasenv"
+    folders = {f"blasenv/{path.parent.name}/" for path in package.glob("*/__init__.py")}
+    named = set(re.findall(r"`([\w.-]+/[\w./-]*)`", CONTRIBUTING))
+    assert folders - named == set()
+    assert [name for name in named if not (ROOT / name).exists()] == []
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_lead_somewhere(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
