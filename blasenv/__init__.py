@@ -448,8 +448,8 @@ def decide(config: Config, limits: "Iterable[Limit]", affinity: int, environ: "M
         threads, decision.limit, decision.rounding = fit(finite, affinity, decision.share, config.rounding)
         if decision.limit is None and decision.share == 1:
             return decision
-        if decision.limit is not None and decision.limit.controller == "max_threads":
-            decision.rule = "config"
+        if decision.limit is not None and (not gap or decision.limit.controller == "max_threads"):
+            decision.rule = "config"  # the cap that the owner has put on it
     if config.program:
         decision.rule = "program"
     if config.override:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Iterator
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -427,3 +429,60 @@ def test_apply_that_fails_leaves_everything_as_it_was(environ: dict[str, str], s
     outcome = applied({"set": {OMP: "4", BLAS: "4\0"}, "stale": stale, "visible": visible}, **environ)
     assert outcome["error"] == "ValueError"
     assert outcome["native"] == outcome["mapping"] == outcome["child"] == environ
+
+
+# The decision carries how it was made, and nothing else is needed to come to the count.
+
+
+@settings(max_examples=500, deadline=None)
+@given(
+    quotas=st.lists(st.tuples(st.integers(1, 2**40), st.integers(1, 2**40)), max_size=3),
+    told=st.one_of(st.none(), st.integers(1, 64_000)),
+    most=st.one_of(st.none(), st.integers(1, 64)),
+    affinity=st.integers(1, 256),
+    cores=st.one_of(st.none(), st.integers(1, 256)),
+    sharers=st.sampled_from(["", "ranks", "owner"]),
+    share=st.integers(1, 9),
+    rounding=st.sampled_from(["floor", "ceil"]),
+    mode=st.sampled_from(["auto", "auto", "single", "off"]),
+)
+def test_the_facts_of_a_decision_recompute_to_its_count(
+    quotas: Quotas,
+    told: int | None,
+    most: int | None,
+    affinity: int,
+    cores: int | None,
+    sharers: str,
+    share: int,
+    rounding: str,
+    mode: str,
+) -> None:
+    config = configured(rounding=rounding, mode=mode)
+    found = limits(quotas, cores)
+    for controller, quota in (("told", told), ("max_threads", most and 1000 * most)):
+        if quota:
+            found.append(blasenv.Limit(controller=controller, version=0, path="x", quota=quota, period=1000, note=""))
+    if sharers == "owner":
+        config.share, config.shared_by, config.program = share, "processes (x)", "x"
+    decision = blasenv.decide(config, found, affinity, {"LOCAL_WORLD_SIZE": str(share)} if sharers == "ranks" else {})
+    if mode != "auto":
+        assert (decision.limit, decision.share, decision.rounding) == (None, 1, "")
+        assert decision.threads == (1 if mode == "single" else None)
+        return
+    limit = decision.limit
+    exact = Fraction(affinity, decision.share)
+    if limit is not None:
+        shared = limit.controller in ("cpu", "told")
+        exact = Fraction(limit.quota or 0, (limit.period or 1) * (decision.share if shared else 1))
+    if decision.threads is None:
+        assert (decision.limit, decision.share, decision.rounding) == (None, 1, "")
+        return
+    assert decision.threads == max(1, math.ceil(exact) if decision.rounding == "ceil" else math.floor(exact))
+    assert (decision.rounding == "") == (exact.denominator == 1 and exact >= 1)
+    assert (decision.rounding == "least") == (exact < 1)
+    assert decision.share in (1, share)
+    # and no other limit allows less
+    for other in found:
+        if other.quota and other.period:
+            parts = decision.share if other.controller in ("cpu", "told") else 1
+            assert Fraction(other.quota, other.period * parts) >= exact
