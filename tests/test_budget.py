@@ -242,7 +242,7 @@ def test_what_the_user_says_wins(one_venv: Venv, one_cpu: Cgroup) -> None:
     if not newer:
         pytest.skip("no CPython 3.13 on this machine")
     assert counts(one_cpu, one_venv, BLASENV_CPU_COUNT="1", PYTHON_CPU_COUNT="7")["cpu_count"] == 7
-    command = [one_venv.python, "-X", "cpu_count=6", "-c", "import os; print(os.cpu_count())"]
+    command: list[str | Path] = [one_venv.python, "-X", "cpu_count=6", "-c", "import os; print(os.cpu_count())"]
     assert one_cpu.run(command, environ=clean_environ(BLASENV_CPU_COUNT="1")).stdout == "6\n"
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, Cgroup, Venv, clean_environ, run
 
+from blasenv import WISHES
 from blasenv._config_file import KEYS
 from blasenv.output import report
 
@@ -22,6 +23,7 @@ PAGES = [
     *sorted((ROOT / "docs").glob("*.md")),
 ]
 README, CONTRIBUTING = (page.read_text(encoding="utf-8") for page in PAGES[:2])
+CONFIGURATION = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
 
 # What stands for something of the reader's, and what stands for it here. PID, FILE and DIR come from fixtures.
 STANDS_FOR = {
@@ -135,14 +137,17 @@ def test_tables_are_complete() -> None:
     rules = set(re.findall(r"`([a-z-]+)`", "".join(re.findall(r"^\| (`[^|]*) \|.*$", README, re.MULTILINE))))
     assert set(report.RULES) <= rules
     for key in KEYS:
-        assert f"| `{key}` |" in README or f"| `[{key}]` |" in README
+        assert f"| `{key}` |" in CONFIGURATION or f"| `[{key}]` |" in CONFIGURATION
+    assert set(WISHES) <= set(re.findall(r"^\| `(BLASENV_\w+)` \|", CONFIGURATION, re.MULTILINE))
 
 
 def test_what_the_48_cpu_machine_measured_is_quoted_right() -> None:
     measured = (ROOT / "docs" / "48-cpus.md").read_text(encoding="utf-8")
-    rows = re.findall(r"^\| (?:matmul|interpolate).*$", README, re.MULTILINE)
-    assert len(rows) == 6
-    assert all(row in measured for row in rows)
+    default, ours = re.findall(
+        r"([0-9.]+) CPUs' worth\s+stood still\]\(docs/48-cpus.md\), with blasenv ([0-9.]+)\.", README
+    )[0]
+    rows = re.findall(r"^\| matmul \+ solve \| 4 \| nothing.*\| ([0-9.]+) \|$", measured, re.MULTILINE)
+    assert rows == [default, ours]
     (transcript,) = re.findall(r"^\$ blasenv doctor PID\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
     assert transcript in measured
 

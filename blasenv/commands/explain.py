@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def explain_arguments(parser: argparse.ArgumentParser) -> None:
-    """What to pretend, JSON, and where to write a test case."""
+    """Where to look, as which program, JSON, and where to write a test case."""
     look_arguments(parser, program=True)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument(
@@ -184,6 +184,8 @@ def process(view: View) -> Iterable[str]:
     ranks, who = seen.ranks
     if ranks > 1:
         yield _line("*", f"{ranks} {who} share the limit")
+    elif view.decision.share > 1:
+        yield _line("*", f"{view.decision.share} {view.decision.shared_by} share the limit")
     else:
         yield _line("", "no ranks of an MPI, Slurm or torchrun job share the limit")
     if seen.config.program is not None:

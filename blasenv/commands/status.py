@@ -30,7 +30,7 @@ ADD_VARIABLES = (
 
 
 def status_arguments(parser: argparse.ArgumentParser) -> None:
-    """What to pretend, and JSON."""
+    """Where to look, as which program, and JSON."""
     look_arguments(parser, program=True)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
@@ -99,9 +99,13 @@ def facts(view: View) -> list[tuple[str, str]]:
     limit = tightest_quota(seen.limits)
     cpus = cpus_of(limit) if limit else None
     rows.append(("CPU limit", f"{count(cpus, 'CPU')}, from {printable(limit.path)}" if limit and cpus else "none seen"))
+    if view.decision.share > 1:
+        rows.append(("shared by", printable(f"{view.decision.share} {view.decision.shared_by}")))
     rows.append(("visible CPUs", str(view.affinity)))
     if seen.cores != view.affinity:
         rows[-1] = ("visible CPUs", f"{view.affinity} on {count(seen.cores, 'core')}")
+    if view.decision.cpu_count:
+        rows.append(("Python's count", f"os.cpu_count() is at most {view.decision.cpu_count}"))
     rows.append(("configuration", _configuration(view)))
     return rows
 
