@@ -75,7 +75,7 @@ DECISIONS = (
     Decision("4, OMP_NUM_THREADS=7", (FOUR, ""), "user-env", "7", environ={"OMP_NUM_THREADS": "7"}, short=True),
     Decision("4, OPENBLAS_NUM_THREADS=3", (FOUR, ""), "quota", "4", environ={"OPENBLAS_NUM_THREADS": "3"}, threads=3),
     Decision("4, a parent's decision", (FOUR, ""), "quota", "4",
-             environ={"OMP_NUM_THREADS": "9", "BLASENV_SET": "OMP_NUM_THREADS=9"}),
+             environ={"OMP_NUM_THREADS": "9", "BLASENV_MARK": "OMP_NUM_THREADS=9"}),
     Decision("4, two ranks", (FOUR, ""), "quota", "2", environ={"LOCAL_WORLD_SIZE": "2"}),
     Decision("4, single", (FOUR, ""), "config", "1", environ={"BLASENV_MODE": "single"}),
     Decision("4, BLASENV_DISABLE=1", (FOUR, ""), "not loaded", None, environ={"BLASENV_DISABLE": "1"}, short=True),
@@ -119,6 +119,47 @@ LOADS = (
     Load("matmul + solve", "blasenv", None, 48, short=True),
     Load("interpolate", "blasenv", QUOTA, 4 + 3, short=True),
     Load("interpolate", "blasenv", None, 48 + 47),
+)
+
+
+@dataclass(frozen=True)
+class Server:
+    """A program that starts worker processes, under the quota, and how many processes and threads there are then."""
+
+    name: str
+    command: tuple[str, ...]
+    variant: str
+    """"default" or "blasenv"."""
+    processes: int
+    """With the parent."""
+    threads: int | None = None
+    """Of each worker that has computed something; None where it computes nothing."""
+    environ: Mapping[str, str] = field(default_factory=dict)
+    short: bool = False
+
+
+GUNICORN = ("python3", "-m", "gunicorn", "--workers", "4", "--chdir", "/machine", "machine_server:application")
+CELERY = (
+    "python3",
+    "-m",
+    "celery",
+    "--workdir",
+    "/machine",
+    "-A",
+    "machine_server:celery",
+    "worker",
+    "--without-gossip",
+)
+POOL = ("python3", "/machine/machine_server.py")
+COUNTED = {"BLASENV_CPU_COUNT": "1"}
+
+SERVERS = (
+    Server("gunicorn --workers 4", GUNICORN, "default", 1 + 4, 48, environ={"COMPUTE": "1"}, short=True),
+    Server("gunicorn --workers 4", GUNICORN, "blasenv", 1 + 4, 1, environ={"COMPUTE": "1"}, short=True),
+    Server("celery worker", CELERY, "default", 1 + 48),
+    Server("celery worker, cpu_count", CELERY, "blasenv", 1 + 4, 1, environ={"COMPUTE": "1", **COUNTED}),
+    Server("multiprocessing.Pool()", POOL, "default", 1 + 48),
+    Server("multiprocessing.Pool(), cpu_count", POOL, "blasenv", 1 + 4, environ=COUNTED, short=True),
 )
 
 

@@ -16,7 +16,20 @@ import zipfile
 from importlib.metadata import version
 from pathlib import Path
 
-from machine_cases import COMMANDS, DECISIONS, FOUR, LOADS, QUOTA, ROUNDS, SECONDS, SWEEP, Command, Decision
+from machine_cases import (
+    COMMANDS,
+    DECISIONS,
+    FOUR,
+    LOADS,
+    QUOTA,
+    ROUNDS,
+    SECONDS,
+    SERVERS,
+    SWEEP,
+    Command,
+    Decision,
+    Server,
+)
 
 CGROUPS = Path("/sys/fs/cgroup")
 MARK = "RESULT "  # the kernel may write to the console, too
@@ -139,6 +152,36 @@ def measure(program: str, quota: int | None, threads: int | None, seconds: float
     return {"threads": started, "usec": int(elapsed * 1e6), **counted}
 
 
+def serve(case: Server) -> dict[str, object]:
+    """The threads of each process of a server, when all its processes are there and start no more."""
+    pod, container = make_groups((FOUR, ""))
+    kind = next((name for name in ("gunicorn", "celery") if name in case.command), "")
+    environ = {**ENVIRON, "SERVER": kind, "C_FORCE_ROOT": "1", **case.environ}
+    said = Path("/tmp/server")
+    seen: list[int] = []
+    with said.open("w") as log:
+        server = subprocess.Popen([*ENTER, str(container), *case.command], env=environ, stdout=log, stderr=log)
+        try:
+            still, deadline = 0, time.monotonic() + 150
+            while still < 4 and time.monotonic() < deadline and server.poll() is None:
+                time.sleep(1)
+                pids = (container / "cgroup.procs").read_text().split()
+                now = sorted(len(os.listdir(f"/proc/{pid}/task")) for pid in pids if os.path.isdir(f"/proc/{pid}"))
+                workers = [threads for threads in now if threads == case.threads]
+                done = len(now) >= case.processes and (case.threads is None or len(workers) >= case.processes - 1)
+                still = still + 1 if now == seen and done else 0
+                seen = now
+        finally:
+            (pod / "cpu.max").write_text("max")
+            (container / "cgroup.kill").write_text("1")
+            server.wait()
+    while (container / "cgroup.procs").read_text():
+        time.sleep(0.1)
+    container.rmdir()
+    pod.rmdir()
+    return {"processes": len(seen), "threads": seen, "said": said.read_text()[-600:]}
+
+
 def run_command(case: Command) -> dict[str, object]:
     """What a command of blasenv says, while a program that never heard of blasenv is at work if it asks for one."""
     pod, container = make_groups((FOUR, ""))
@@ -185,6 +228,9 @@ def main() -> None:
                 if load.variant == variant and (load.short or not short):
                     by_hand = QUOTA if variant == "by hand" else None
                     tell("load", name=load.name, result=measure(load.program, load.quota, by_hand, seconds))
+        for server in SERVERS if variant != "by hand" else ():
+            if server.variant == variant and (server.short or not short):
+                tell("server", name=f"{server.name}, {variant}", result=serve(server))
     for case in DECISIONS:
         if case.short or not short:
             tell("decision", name=case.name, result=check_decision(case, numpy=not short))

@@ -27,10 +27,11 @@ CACHE = HERE.parent / ".cache" / "machine"
 SUITE = "bookworm"
 PYTHON = "3.11"  # of that suite
 WHEELS = ("numpy==2.4.6", "scipy==1.17.1")  # OpenBLAS with pthreads, one copy in each
+SERVERS = ("gunicorn==27.0.1", "celery==5.7.0")  # and what they need
 PLATFORMS = ("manylinux_2_28_x86_64", "manylinux_2_27_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64")
 SITE = f"usr/local/lib/python{PYTHON}/dist-packages"
 LEFT_OUT = ("dev", "proc", "sys", "run", "var/cache", "var/lib/apt", "var/lib/dpkg", "usr/share/zoneinfo")
-GUEST = ("machine_cases.py", "machine_guest.py", "machine_program.py")
+GUEST = ("machine_cases.py", "machine_guest.py", "machine_program.py", "machine_server.py")
 PACKAGES = {"qemu-system-x86_64": "qemu-system-x86", "mmdebstrap": "mmdebstrap", "dpkg-deb": "dpkg"}
 
 
@@ -80,9 +81,10 @@ def find_base(host: Path) -> Path:
     if not base.exists():
         with _new_file(base) as unfinished:
             folder = unfinished.parent
-            wanted = ["--only-binary=:all:", f"--python-version={PYTHON}", "--implementation=cp", "--no-deps"]
+            wanted = ["--only-binary=:all:", f"--python-version={PYTHON}", "--implementation=cp"]
             wanted += [f"--platform={platform}" for platform in PLATFORMS]
-            run([host, "-m", "pip", "download", "-q", "-d", folder / "wheels", *wanted, *WHEELS])
+            for wheels in (("--no-deps", *WHEELS), SERVERS):
+                run([host, "-m", "pip", "download", "-q", "-d", folder / "wheels", *wanted, *wheels])
             excluded = [f"--dpkgopt=path-exclude=/usr/share/{name}/*" for name in ("doc", "man", "locale", "info")]
             hooks = [
                 f"copy-in {folder}/wheels /tmp",

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from machine_cases import CPUS, DECISIONS, LOADS, QUOTA, SWEEP
+from machine_cases import CPUS, DECISIONS, LOADS, QUOTA, SERVERS, SWEEP
 
 Result = dict[str, Any]  # one line of JSON from the machine: kind, name, result
 Seen = Mapping[str, Any]  # its "result"
@@ -92,6 +92,13 @@ values each; SciPy's OpenBLAS starts as many threads as NumPy's, less the main t
 
 {sweep}
 
+## Programs with workers, under a quota of {quota}
+
+{servers}
+
+Processes with the parent. `gunicorn` computes in each worker; by default, `celery` and `Pool()` start one for each CPU
+that they see, and with `cpu_count = true` one for each that is allotted.
+
 ## What the doctor says
 
 A program that never heard of blasenv is at work there, and this is asked from outside:
@@ -135,6 +142,14 @@ def render_page(results: Sequence[Result]) -> str:
         sweep=_table(
             ("`OMP_NUM_THREADS`", "throttled periods", "standing still"),
             [(threads, *_throttled(sweep[str(threads)])) for threads in SWEEP],
+        ),
+        servers=_table(
+            ("program", "what is set", "processes", "threads"),
+            [
+                (server.name, VARIANTS[server.variant], seen["processes"], sum(seen["threads"]))
+                for server in SERVERS
+                for seen in group(results, "server")[f"{server.name}, {server.variant}"]
+            ],
         ),
         doctor=group(results, "command")["doctor PID"][0]["stdout"].rstrip(),
         decisions=_table(

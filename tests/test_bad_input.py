@@ -111,7 +111,11 @@ VALUES = [
 
 
 @pytest.mark.parametrize(
-    "name", ["BLASENV_MODE", "BLASENV_THREADS", "BLASENV_DISABLE", "BLASENV_SET", "BLASENV_WARNED", "BLASENV_UNKNOWN"]
+    "name",
+    [
+        *("BLASENV_MODE", "BLASENV_THREADS", "BLASENV_CPUS", "BLASENV_CPU_COUNT", "BLASENV_DISABLE"),
+        *("BLASENV_SET", "BLASENV_MARK", "BLASENV_WARNED", "BLASENV_UNKNOWN"),
+    ],
 )
 def test_any_value_of_our_variables(name: str, one_venv: Venv, one_bare_venv: Venv, one_cpu: Cgroup) -> None:
     expected = outcome(one_bare_venv, one_cpu)
@@ -133,9 +137,9 @@ def test_any_path_of_a_configuration(value: bytes, one_venv: Venv, one_cpu: Cgro
     assert result.stderr.endswith("err\n")
 
 
-def test_receipt_cannot_remove_other_variables(one_venv: Venv, one_cpu: Cgroup) -> None:
-    """Only a thread count that equals its receipt is taken back."""
-    given = clean_environ(NAME="1", OMP_NUM_THREADS="2", BLASENV_SET="NAME=1 PATH= OMP_NUM_THREADS=3 =")
+def test_a_mark_cannot_remove_other_variables(one_venv: Venv, one_cpu: Cgroup) -> None:
+    """Only a thread count that equals its mark is taken back."""
+    given = clean_environ(NAME="1", OMP_NUM_THREADS="2", BLASENV_MARK="NAME=1 PATH= OMP_NUM_THREADS=3 =")
     code = "import os; print(os.environ['NAME'], os.environ['OMP_NUM_THREADS'], 'PATH' in os.environ)"
     assert one_cpu.run([one_venv.python, "-c", code], environ=given).stdout == "1 2 True\n"
 

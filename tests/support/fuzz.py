@@ -64,8 +64,9 @@ def fuzz(contents: bytes) -> None:
     for version in (1, 2):
         blasenv.parse_mountinfo(contents, version)
     _host.parse_cpu_list(contents)
-    environ = {"BLASENV_SET": contents.decode("utf-8", "surrogateescape"), "OMP_NUM_THREADS": "4"}
-    environ["LOCAL_WORLD_SIZE"] = environ["BLASENV_MODE"] = environ["BLASENV_THREADS"] = environ["BLASENV_SET"]
+    text = contents.decode("utf-8", "surrogateescape")
+    environ = dict.fromkeys((blasenv.MARK, *blasenv.WISHES, *blasenv.LOCAL_RANKS, "WEB_CONCURRENCY"), text)
+    environ["OMP_NUM_THREADS"] = "4"
     environ["BLASENV_CONFIG"] = ""
     blasenv.decide(blasenv.read_config("/", environ), [], 8, environ)
     fuzz_tree(atheris.FuzzedDataProvider(contents))
