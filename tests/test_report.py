@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
+from typing import Any
+
 import pytest
+from conftest import ROOT
 
 import blasenv
+from blasenv import _config_file
 from blasenv.machine import library_threads
 from blasenv.machine.cgroup import quota_cpus, tightest
 from blasenv.output import report
-from blasenv.output.text import number, printable, table
+from blasenv.output.text import count, number, printable, table
 
 
 def limit(quota: int | None, period: int | None = 100_000, controller: str = "cpu", path: str = "/f") -> blasenv.Limit:
@@ -95,15 +100,113 @@ def test_what_libraries_start_by_default() -> None:
         "LightGBM": 48,
         "NumExpr": 16,
         "Numba": 48,
-        "XGBoost, Polars, DuckDB": None,
-        "TensorFlow, ONNX Runtime": None,
+        "TensorFlow": 48,
+        "ONNX Runtime": 24,
+        "ITK, SimpleITK": 48,
+        "XGBoost, CatBoost, DuckDB": None,
+        "Polars, OpenCV, tokenizers": None,
+        "OpenVINO, JAX": None,
     }
 
 
-def test_the_one_variable_reaches_all_but_what_is_python() -> None:
+NO_COUNT = {"XGBoost, CatBoost, DuckDB", "Polars, OpenCV, tokenizers", "OpenVINO, JAX"}
+
+
+def test_the_one_variable_reaches_all_that_listen_to_it() -> None:
     found = libraries({"OMP_NUM_THREADS": "4"}, {}, 4.0)
     left = {name for name, threads in found.items() if threads != 4}
-    assert left == {"NumExpr", "Numba", "XGBoost, Polars, DuckDB", "TensorFlow, ONNX Runtime"}
+    assert left == {"NumExpr", "Numba", "TensorFlow", "ONNX Runtime", "ITK, SimpleITK"} | NO_COUNT
+
+
+def test_all_variables_reach_what_is_left() -> None:
+    native = dict.fromkeys(library_threads.ALL_VARIABLES, "4")
+    python = {name: "4" for name in native if name.startswith(library_threads.READ_FROM_MAPPING)}
+    found = libraries(native, python, 4.0)
+    assert {name for name, threads in found.items() if threads != 4} == NO_COUNT
+
+
+def test_what_all_variables_are() -> None:
+    """Start-up has them a second time, because it imports nothing."""
+    assert library_threads.ALL_VARIABLES == (
+        "OMP_NUM_THREADS",
+        "NUMEXPR_NUM_THREADS",
+        "NUMBA_NUM_THREADS",
+        "TF_NUM_INTRAOP_THREADS",
+        "TF_NUM_INTEROP_THREADS",
+        "ORT_INTRA_OP_NUM_THREADS",
+        "ORT_INTER_OP_NUM_THREADS",
+        "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS",
+    )
+    assert all(_config_file.is_thread_variable(name) for name in library_threads.ALL_VARIABLES)
+    assert library_threads.READ_FROM_MAPPING == ("NUMEXPR_", "NUMBA_")
+
+
+@pytest.mark.parametrize("rule", library_threads.RULES, ids=lambda rule: type(rule).__name__)
+def test_every_rule_says_where_it_comes_from(rule: library_threads.Rule) -> None:
+    assert rule.version
+    assert rule.source.startswith("https://")
+    assert type(rule).__doc__
+    # Who does not listen to OMP_NUM_THREADS, or not where it is, and can be told, is told by "all".
+    told = rule.threads(library_threads.Surroundings({}, {}, 8, 8, 8, None))[0] is not None
+    assert bool(rule.own) == (told and ("OMP_NUM_THREADS" not in rule.obeys or rule.reads_os_environ))
+
+
+MEASURED = json.loads((ROOT / "docs" / "library-threads.json").read_text("utf-8"))
+RULE_OF = {
+    "numpy": library_threads.OpenBLASPthreads,
+    "numexpr": library_threads.NumExpr,
+    "numba": library_threads.Numba,
+    "onnxruntime": library_threads.ONNXRuntime,
+    "simpleitk": library_threads.ITK,
+    "polars": library_threads.Polars,
+    "tokenizers": library_threads.Rayon,
+    "pyarrow": library_threads.PyArrow,
+    "scikit-learn": library_threads.ScikitLearn,
+    "lightgbm": library_threads.LightGBM,
+    "xgboost": library_threads.XGBoost,
+    "duckdb": library_threads.DuckDB,
+    "opencv-python-headless": library_threads.OpenCV,
+    "catboost": library_threads.CatBoost,
+    "openvino": library_threads.OpenVINO,
+    "jax": library_threads.JAX,
+}
+
+
+@pytest.mark.parametrize("row", MEASURED["rows"], ids=lambda row: str(row["library"]))
+def test_rules_say_what_was_counted(row: dict[str, Any]) -> None:
+    """benchmarks/library_threads.py counted real threads; the rules, with the same variables, say the same."""
+    cpus, limit = MEASURED["cpus"], MEASURED["limit"]
+    assert (cpus, limit) == (2, 1.0)  # so 1 is of who knows the limit or obeys, 2 of who doesn't, and 3 of who obeys
+    if row["library"] not in RULE_OF:  # the pools of one library apart; counted below
+        return
+    rule = RULE_OF[row["library"]]()
+    for one in [row["unset"], *row["set"]]:
+        variable = {one["variable"]: one["value"]} if "variable" in one else {}
+        native, python = (variable if one.get("in") == place else {} for place in ("native", "os.environ"))
+        told, _ = rule.threads(library_threads.Surroundings(native, python, cpus, cpus, cpus, limit))
+        if told is not None:
+            assert (one, told) == (one, one["threads"])
+        elif not variable:
+            knows = isinstance(rule, library_threads.KnowsTheQuota)
+            assert one["threads"] == (1 if knows else 2)
+
+
+@pytest.mark.parametrize(
+    ("pool", "variable", "alone"),
+    [
+        ("tensorflow-cpu (within operations)", "TF_NUM_INTRAOP_THREADS", 0),
+        ("tensorflow-cpu (between operations)", "TF_NUM_INTEROP_THREADS", 0),
+        ("onnxruntime (parallel mode)", "ORT_INTRA_OP_NUM_THREADS", 1),
+        ("onnxruntime (parallel mode)", "ORT_INTER_OP_NUM_THREADS", 1),
+    ],
+)
+def test_each_pool_obeys_its_own_variable(pool: str, variable: str, alone: int) -> None:
+    (row,) = [row for row in MEASURED["rows"] if row["library"] == pool]
+    assert row["unset"]["threads"] == 2 + alone
+    for one in row["set"]:
+        obeyed = one["variable"] == variable and one["in"] == "native"
+        if obeyed or not one["variable"].startswith(variable.partition("_")[0]):
+            assert one["threads"] == (int(one["value"]) if obeyed else 2) + alone, one
 
 
 @pytest.mark.parametrize(
@@ -145,6 +248,20 @@ def test_a_table_wraps_its_last_column_and_leaves_no_blanks() -> None:
     assert max(map(len, lines)) <= 80
     assert all(line == line.rstrip() for line in lines)
     assert lines[1].index("word") == lines[2].index("word") == lines[0].index("B")
+
+
+def test_a_word_too_long_for_its_column_stays_in_one_piece() -> None:
+    digest, path = "0123456789abcdef" * 4, "/usr/" + "x" * 120
+    text = table(("CHECK", "STATE", "FOUND"), [("hook", "ok", f"sha256 {digest}"), ("a" * 30, "ok", path)])
+    lines = text.split("\n")
+    assert [line for line in lines if digest in line] == [digest.rjust(80)]
+    assert [line for line in lines if path in line] == ["a" * 30 + "  ok     " + path]
+    assert lines[1].split() == ["hook", "ok", "sha256"]
+
+
+@pytest.mark.parametrize(("value", "text"), [(1, "1 CPU"), (0.9999, "1 CPU"), (1.5, "1.5 CPUs"), (0, "0 CPUs")])
+def test_plurals_go_by_what_is_printed(value: float, text: str) -> None:
+    assert count(value, "CPU") == text
 
 
 def test_what_steers_a_terminal_is_printed_as_text() -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import blasenv
 from blasenv.commands.options import thread_count
 from blasenv.errors import Failure
-from blasenv.machine.library_threads import VARIABLES
+from blasenv.machine.library_threads import COUNT_VARIABLES
 from blasenv.machine.observe import observe
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def environment(cmd: Sequence[str], threads: int | None) -> dict[str, str]:
     # would beat OMP_NUM_THREADS, where it is there, has to say the same.
     for name in (blasenv.RECEIPT, blasenv.MARK):
         environ.pop(name, None)
-    names = {*observe().config.variables, "OMP_NUM_THREADS", *(name for name in VARIABLES if name in environ)}
+    names = {*observe().config.variables, "OMP_NUM_THREADS", *(name for name in COUNT_VARIABLES if name in environ)}
     return {**environ, **dict.fromkeys(names, str(threads))}
 
 
