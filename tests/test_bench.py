@@ -89,10 +89,60 @@ def test_without_numpy_it_says_what_to_do(one_bare_venv: Venv) -> None:
 
 
 @pytest.mark.parametrize(
-    "words", [["--threads", "0"], ["--threads", "1,x"], ["--seconds", "0"], ["--rounds", "0"], ["--only", "nothing"]]
+    ("words", "sentence"),
+    [
+        (["--threads", "0"], "--threads 0: not a list of whole numbers from 1 to 8192 such as 1,2,8"),
+        (["--threads", "1,x"], "--threads 1,x: not a list of whole numbers from 1 to 8192 such as 1,2,8"),
+        (["--seconds", "0"], "--seconds is a number above 0 and up to 86400, which is a day"),
+        (["--seconds", "1e9"], "--seconds is a number above 0 and up to 86400, which is a day"),
+        (["--seconds", "nan"], "--seconds is a number above 0 and up to 86400, which is a day"),
+        (["--rounds", "0"], "--rounds is a whole number from 1 to 1000"),
+        (["--only", "nothing"], "there is no workload 'nothing'"),
+    ],
 )
-def test_wrong_usage(words: list[str]) -> None:
-    assert bench(*words, status=2).stderr
+def test_wrong_usage(words: list[str], sentence: str) -> None:
+    assert sentence in bench(*words, status=2).stderr
+
+
+def test_a_command_that_is_not_there() -> None:
+    assert bench("--", "no-such-command", status=1).stderr == (
+        "blasenv: no-such-command: not found; is it installed, and on PATH?\n"
+    )
+
+
+def test_a_command_that_cannot_be_run() -> None:
+    assert bench("--", "/etc/passwd", status=1).stderr == "blasenv: /etc/passwd: cannot be run: Permission denied\n"
+
+
+@pytest.mark.parametrize("where", ["none/chart.svg", "."])
+def test_a_chart_that_cannot_be_written_is_said_before_anything_is_measured(where: str, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    result = bench("--svg", tmp_path / where, "--", "sh", "-c", f"echo x >> {log}", status=1)
+    assert result.stderr.startswith(f"blasenv: --svg {tmp_path / where}: ")
+    assert not log.exists()
+
+
+def test_looking_whether_a_chart_can_be_written_leaves_no_file(tmp_path: Path) -> None:
+    bench("--svg", tmp_path / "chart.svg", "--", "no-such-command", status=1)
+    (tmp_path / "mine.svg").write_text("mine")
+    bench("--svg", tmp_path / "mine.svg", "--", "no-such-command", status=1)
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("mine.svg", "mine")]
+
+
+def test_after_one_round_nobody_knows_whether_the_choice_is_best(limited: Callable[[float], Cgroup]) -> None:
+    command = [*BENCH, "--rounds", "1", "--json", "--", "true"]
+    (found,) = json.loads(limited(1).run(command, environ=ENVIRON).stdout)["workloads"]
+    assert found["choice_is_best"] is None
+    assert found["noise"] is None
+    assert not any("best" in one["marks"] for one in found["series"])
+
+
+def test_a_long_command_fits_80_columns(limited: Callable[[float], Cgroup]) -> None:
+    command = [*BENCH, "--threads", "1,2", "--rounds", "3", "--", "sh", "-c", f": {'word ' * 40}\n:"]
+    lines = limited(1).run(command, environ=ENVIRON).stdout.split("\n")
+    assert max(map(len, lines)) <= 80
+    assert sum("█" in line or "#" in line for line in lines) == 3
+    assert "\\n" not in lines[2]  # cut before
 
 
 def test_the_choice_under_a_limit_is_measured_and_marked(limited: Callable[[float], Cgroup]) -> None:
@@ -182,6 +232,42 @@ def test_where_blasenv_changes_nothing() -> None:
     group = [series(1, 2.0, 2.0, 2.0), series(2, 1.0, 1.0, 1.0), series(DEFAULT, 1.0, 1.05, 1.1)]
     said = chart.sentence(WORK, group, DEFAULT)
     assert said.startswith("matmul: the default, which blasenv leaves, is as good as the best (2)")
+
+
+def noisy(ours: float, twin: float, default: float) -> str:
+    """What is said of these medians, with little spread, on a machine with 2 CPUs."""
+    group = [series(1, *[ours] * 3), series(2, *[twin] * 3), series(DEFAULT, *[default] * 3)]
+    return chart.sentence(WORK, group, 1, affinity=2)
+
+
+def test_the_same_thing_measured_twice_tells_the_noise() -> None:
+    assert noisy(1.0, 3.0, 3.3) == "matmul: blasenv's choice (1) is best; 3.3 × as fast as the default."
+    assert noisy(1.0, 6.9 / 4, 6.9) == (
+        "matmul: blasenv's choice (1) is best; no clear difference to the default. The default and 2, which are the "
+        "same to most libraries, differ 4.0 ×: other load on this machine, or a program that counts in its own way."
+    )
+    assert "is best; faster than the default, and by how much can't be told. The default and 2" in noisy(1.0, 5.0, 20.0)
+    assert "no clear difference to the default" in noisy(1.0, 1.0, 1.4)
+    assert "no clear difference to the default" in noisy(2.0, 1.0, 4.0)
+    assert "as good as the best (2); the difference is noise" in noisy(2.0, 1.0, 4.0)
+    group = [series(1, 2.0, 2.0, 2.0), series(2, 1.0, 1.0, 1.0), series(DEFAULT, 4.0, 4.0, 4.0)]
+    found = chart.as_json(WORK, group, 1, affinity=2)
+    assert (found["noise"], found["choice_is_best"]) == (4.0, True)
+
+
+@pytest.mark.parametrize("faster", [2.0, 5.0, 40.0])
+def test_no_ratio_is_printed_where_the_noise_is_large(faster: float) -> None:
+    for pair in ((faster, faster * 4), (faster * 4, faster)):
+        said = noisy(1.0, *pair)
+        assert said.count("×") == 1, said
+        assert "differ 4.0 ×" in said
+
+
+@pytest.mark.parametrize("affinity", [DEFAULT, 4])
+def test_without_a_twin_nothing_is_known_of_the_noise(affinity: int) -> None:
+    group = [series(1, 1.0, 1.0, 1.0), series(2, 1.0, 1.0, 1.0), series(DEFAULT, 4.0, 4.0, 4.0)]
+    assert chart.as_json(WORK, group, 1, affinity)["noise"] is None
+    assert "4.0 × as fast" in chart.sentence(WORK, group, 1, affinity)
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -11,12 +12,14 @@ from pathlib import Path
 from blasenv import MAX_THREADS, __version__
 from blasenv.errors import Failure
 from blasenv.machine.cgroup import cpus_of, find_levels, tightest
-from blasenv.output.text import count, paragraph, print_json
+from blasenv.output.text import count, paragraph, print_json, printable
 
 from . import chart, measure, startup
 from .workloads import WORKLOADS, Workload
 
 SCHEMA = 1
+DAY = 86400  # seconds
+MOST_ROUNDS = 1000
 
 
 def bench_arguments(parser: argparse.ArgumentParser) -> None:
@@ -40,8 +43,12 @@ def bench_arguments(parser: argparse.ArgumentParser) -> None:
 def bench_command(args: argparse.Namespace) -> int:
     """Measure and report. After Ctrl-C what was measured is reported, and the signal then passed on."""
     budget = args.seconds if args.seconds is not None else 15.0 if args.startup else 60.0
-    if not 0 < budget <= 86400 or not 1 <= args.rounds <= 1000:
-        raise Failure("--seconds is a number above 0, and --rounds one from 1 to 1000", 2)
+    if not 0 < budget <= DAY:
+        raise Failure(f"--seconds is a number above 0 and up to {DAY}, which is a day", 2)
+    if not 1 <= args.rounds <= MOST_ROUNDS:
+        raise Failure(f"--rounds is a whole number from 1 to {MOST_ROUNDS}", 2)
+    if args.svg:
+        _try_writing(args.svg)
     if args.startup:
         return _startup(args, budget)
     listed = _listed(args.threads) if args.threads else []
@@ -72,7 +79,8 @@ def bench_command(args: argparse.Namespace) -> int:
 
 def _workloads(args: argparse.Namespace) -> list[Workload]:
     if args.cmd:
-        return [Workload("command", " ".join(args.cmd)[:60])]
+        command = printable(shlex.join(args.cmd))
+        return [Workload("command", command if len(command) <= 60 else command[:57] + "...")]
     known = {workload.name: workload for workload in WORKLOADS}
     for name in args.only or []:
         if name not in known:
@@ -90,7 +98,7 @@ def _workloads(args: argparse.Namespace) -> list[Workload]:
 def _listed(text: str) -> list[int]:
     words = [word.strip() for word in text.split(",")]
     if not all(word.isascii() and word.isdigit() and len(word) < 5 and 0 < int(word) <= MAX_THREADS for word in words):
-        raise Failure(f"--threads {text}: a list of whole numbers such as 1,2,8", 2)
+        raise Failure(f"--threads {text}: not a list of whole numbers from 1 to {MAX_THREADS} such as 1,2,8", 2)
     return sorted({int(word) for word in words})
 
 
@@ -105,7 +113,7 @@ def _report(
         try:
             Path(args.svg).write_text(chart.svg(workloads, series, choice, title), encoding="utf-8")
         except OSError as error:
-            raise Failure(f"{args.svg}: {error.strerror}") from None
+            raise Failure(f"--svg {args.svg}: {error.strerror}") from None
     if args.json:
         groups = [(work, [one for one in series if one.workload == work.name and one.seconds]) for work in workloads]
         document = {
@@ -115,12 +123,27 @@ def _report(
             "affinity_cpus": affinity,
             "quota_cpus": quota,
             "choice": choice or None,
-            "workloads": [chart.as_json(work, group, choice) for work, group in groups if group],
+            "workloads": [chart.as_json(work, group, choice, affinity) for work, group in groups if group],
         }
         print_json(document)
         return
-    print(f"{title}; blasenv {f'sets {choice}' if choice else 'changes nothing'} here. Shorter bars are better.\n")
-    print(chart.render(workloads, series, choice, _block()))
+    does = f"sets {choice}" if choice else "changes nothing"
+    print(paragraph(f"{title}; blasenv {does} here. Shorter bars are better."))
+    print()
+    print(chart.render(workloads, series, choice, affinity, _block()))
+
+
+def _try_writing(path: str) -> None:
+    """Raise a `Failure` now, and not when the time is spent, if the chart can't be written there."""
+    there = os.path.lexists(path)
+    if there and not os.path.isfile(path) and not os.path.isdir(path):
+        return  # a pipe or a device: opening one can have effects
+    try:
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT, 0o666))
+    except OSError as error:
+        raise Failure(f"--svg {path}: {error.strerror}; nothing was measured") from None
+    if not there:
+        os.unlink(path)
 
 
 def _block() -> str:

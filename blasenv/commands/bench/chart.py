@@ -6,13 +6,14 @@ import html
 import statistics
 from collections.abc import Sequence
 
-from blasenv.output.text import paint, paragraph, table
+from blasenv.output.text import columns, paint, paragraph, table
 
 from .measure import DEFAULT, Series
 from .workloads import Workload
 
 FEW = "fewer than 3 rounds, too few to compare; give it more --seconds."
-BAR = 24  # characters of the longest bar
+BAR, SHORT_BAR = 24, 8  # characters of the longest bar, with room and without
+NOISY = 1.5  # above this ratio of two that should be alike, no ratio is a result
 _UNITS = ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs"))
 
 
@@ -40,28 +41,51 @@ def chosen_of(group: Sequence[Series], choice: int) -> Series:
 
 def marks(series: Series, group: Sequence[Series], choice: int) -> list[str]:
     """What is special about a row: best, blasenv."""
-    best = best_of(group)
-    found = ["best"] if series is best else []
+    found = ["best"] if series is best_of(group) and not too_few(group) else []
     return found + (["blasenv"] if series.threads == choice else [])
+
+
+def twins_of(group: Sequence[Series], affinity: int) -> tuple[Series, Series] | None:
+    """The default, and the count of ``affinity`` CPUs, which is what libraries take by default: the same twice."""
+    default, counted = ([one for one in group if one.threads == threads] for threads in (DEFAULT, affinity))
+    return (default[0], counted[0]) if default and counted and affinity != DEFAULT else None
+
+
+def noise_of(group: Sequence[Series], affinity: int) -> float | None:
+    """By what ratio the same thing, measured twice, differs; 1 is not at all, None is unknown."""
+    twins = twins_of(group, affinity)
+    if twins is None or too_few(group):
+        return None
+    medians = [one.median for one in twins]
+    return max(medians) / min(medians)
+
+
+def tells_apart(one: Series, other: Series, noise: float | None) -> bool:
+    """Whether two differ by more than the same thing measured twice does."""
+    ratio = max(one.median, other.median) / min(one.median, other.median)
+    return one.differs(other) and ratio > (noise or 1)
 
 
 def text_of(workload: Workload, group: list[Series], choice: int, block: str) -> str:
     """One workload: a heading, and a row with a bar for each thread count."""
     longest = max(series.median for series in group)
-    rows = []
+    cells = []
     for series in group:
-        drawn = block * max(1, round(BAR * series.median / longest))
-        words = " ".join(marks(series, group, choice))
         share = "" if series.share is None else f"{100 * series.share:.0f} %"
         spread = f"{duration(min(series.seconds))} to {duration(max(series.seconds))}"
-        plain = drawn + (f" {words}" if words else "")
-        style = "green" if "blasenv" in words else "bold" if "best" in words else ""
-        rows.append(
-            (_label(series.threads), duration(series.median), spread, share, paint(style, plain) if style else plain)
-        )
+        cells.append((_label(series.threads), duration(series.median), spread, share))
     throttled = "THROTTLED" if any(series.share is not None for series in group) else ""
-    heading = f"{paint('bold', workload.name)}  {workload.what}"
-    return heading + "\n" + table(("THREADS", "MEDIAN", "RANGE", throttled, ""), rows)
+    headers = ("THREADS", "MEDIAN", "RANGE", throttled)
+    words = [" ".join(marks(series, group, choice)) for series in group]
+    taken = sum(max(map(len, column)) + 2 for column in zip(headers, *cells)) + max(map(len, words)) + 1
+    room = max(SHORT_BAR, min(BAR, columns() - taken))
+    rows = []
+    for series, row, word in zip(group, cells, words):
+        plain = f"{block * max(1, round(room * series.median / longest))} {word}".rstrip()
+        style = "green" if "blasenv" in word else "bold" if "best" in word else ""
+        rows.append((*row, paint(style, plain) if style else plain))
+    heading = paragraph(f"{workload.name}  {workload.what}").replace(workload.name, paint("bold", workload.name), 1)
+    return heading + "\n" + table((*headers, ""), rows)
 
 
 def too_few(group: Sequence[Series]) -> bool:
@@ -69,49 +93,69 @@ def too_few(group: Sequence[Series]) -> bool:
     return min(len(series.seconds) for series in group) < 3
 
 
-def sentence(workload: Workload, group: list[Series], choice: int) -> str:
-    """What one workload says about blasenv's choice."""
-    best, ours, default = best_of(group), chosen_of(group, choice), chosen_of(group, DEFAULT)
+def sentence(workload: Workload, group: list[Series], choice: int, affinity: int = DEFAULT) -> str:
+    """What one workload says about blasenv's choice; no more than the noise allows."""
     if too_few(group):
         return f"{workload.name}: {FEW}"
+    best, ours, default = best_of(group), chosen_of(group, choice), chosen_of(group, DEFAULT)
+    noise = noise_of(group, affinity)
+    loud = noise is not None and noise > NOISY
     gain = ""
     if ours is not default:
         ratio = default.median / ours.median
-        if not ours.differs(default):
+        # The default was measured twice: what counts must hold against both.
+        if not all(tells_apart(ours, one, noise) for one in twins_of(group, affinity) or [default] if one is not ours):
             gain = "no clear difference to the default"
+        elif loud:
+            gain = f"{'faster' if ratio >= 1 else 'slower'} than the default, and by how much can't be told"
         else:
             gain = (
                 f"{ratio:.1f} × as fast as the default" if ratio >= 1 else f"{1 / ratio:.1f} × as slow as the default"
             )
-    if ours is best or not ours.differs(best):
+    if ours is best or not tells_apart(ours, best, noise):
         standing = "best" if ours is best else f"as good as the best ({_label(best.threads)}); the difference is noise"
+    elif loud:
+        standing = f"not the best: {_label(best.threads)} is faster"
     else:
         slower = 100 * (ours.median / best.median - 1)
         standing = f"not the best: it takes {slower:.0f} % longer than {_label(best.threads)}"
     who = f"blasenv's choice ({_label(ours.threads)})" if choice != DEFAULT else "the default, which blasenv leaves,"
-    return f"{workload.name}: {who} is {standing}" + (f"; {gain}." if gain else ".")
+    said = f"{workload.name}: {who} is {standing}" + (f"; {gain}." if gain else ".")
+    if loud:
+        said += (
+            f" The default and {affinity}, which are the same to most libraries, differ {noise:.1f} ×: other load on "
+            "this machine, or a program that counts in its own way."
+        )
+    return said
 
 
-def render(workloads: Sequence[Workload], series: Sequence[Series], choice: int, block: str) -> str:
+def render(workloads: Sequence[Workload], series: Sequence[Series], choice: int, affinity: int, block: str) -> str:
     """The whole report."""
     parts, sentences = [], []
     for workload in workloads:
         group = [one for one in series if one.workload == workload.name and one.seconds]
         if group:
             parts.append(text_of(workload, group, choice, block))
-            sentences.append(FEW.capitalize() if too_few(group) else paragraph(sentence(workload, group, choice)))
+            sentences.append(
+                FEW.capitalize() if too_few(group) else paragraph(sentence(workload, group, choice, affinity))
+            )
     sentences = list(dict.fromkeys(sentences))
     return "\n\n".join([*parts, "\n".join(sentences)])
 
 
-def as_json(workload: Workload, group: list[Series], choice: int) -> dict[str, object]:
-    """One workload for ``--json``; times in seconds, ``threads`` null for the default."""
+def as_json(workload: Workload, group: list[Series], choice: int, affinity: int = DEFAULT) -> dict[str, object]:
+    """One workload for ``--json``; times in seconds, ``threads`` null for the default.
+
+    ``choice_is_best`` is null where there are too few rounds to tell; ``noise`` is null there, too.
+    """
     best, ours = best_of(group), chosen_of(group, choice)
+    noise = noise_of(group, affinity)
     return {
         "name": workload.name,
         "what": workload.what,
         "best": best.threads or None,
-        "choice_is_best": ours is best or not ours.differs(best),
+        "choice_is_best": None if too_few(group) else ours is best or not tells_apart(ours, best, noise),
+        "noise": noise,
         "series": [
             {
                 "threads": one.threads or None,
@@ -124,7 +168,7 @@ def as_json(workload: Workload, group: list[Series], choice: int) -> dict[str, o
             }
             for one in group
         ],
-        "sentence": sentence(workload, group, choice),
+        "sentence": sentence(workload, group, choice, affinity),
     }
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import blasenv
 from blasenv.errors import Failure
 from blasenv.machine.cgroup import Throttling, find_levels, read_throttling, tightest
-from blasenv.machine.library_threads import VARIABLES
+from blasenv.machine.library_threads import COUNT_VARIABLES
 from blasenv.machine.observe import observe
 
 from .workloads import Workload, program
@@ -52,7 +52,7 @@ class Series:
 
 def clean_environ() -> dict[str, str]:
     """The environment without thread counts, and with the hook switched off: its choice is measured as a count."""
-    drop = {*VARIABLES, blasenv.RECEIPT, blasenv.MARK}
+    drop = {*COUNT_VARIABLES, blasenv.RECEIPT, blasenv.MARK}
     kept = {name: value for name, value in os.environ.items() if name not in drop and not name.endswith("_NUM_THREADS")}
     return {**kept, "BLASENV_DISABLE": "1"}
 
@@ -82,16 +82,22 @@ def counts(affinity: int, chosen: int) -> list[int]:
 
 
 def _run(command: Sequence[str], threads: int, capture: bool) -> str:
-    result = subprocess.run(
-        command,
-        check=False,
-        env=environ_for(threads),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE if capture else subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        errors="replace",
-    )
+    try:
+        result = subprocess.run(
+            command,
+            check=False,
+            env=environ_for(threads),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE if capture else subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
+        )
+    except FileNotFoundError:
+        raise Failure(f"{command[0]}: not found; is it installed, and on PATH?") from None
+    except (OSError, ValueError) as error:
+        problem = error.strerror if isinstance(error, OSError) else str(error)
+        raise Failure(f"{command[0]}: cannot be run: {problem}") from None
     if result.returncode:
         last = result.stderr.strip().rpartition("\n")[2]
         raise Failure(f"{command[0]} ended with exit status {result.returncode}{': ' if last else ''}{last}")
