@@ -6,9 +6,11 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import importlib
 import io
 import os
+import shlex
 import signal
 import sys
 from typing import TYPE_CHECKING
@@ -51,10 +53,16 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     )
     # The first word that is no option is the command; only its module is imported.
     chosen = next((word for word in argv if not word.startswith("-")), None)
+    names = [name for name, _, _ in COMMANDS]
+    if chosen is not None and chosen not in names and not {"-h", "--help", "--version"} & set(argv):
+        near = difflib.get_close_matches(chosen, names, 1)
+        parser.error(
+            f"there is no command {chosen!r}; " + (f"did you mean {near[0]}?" if near else "see: blasenv --help")
+        )
     before, cmd = list(argv), []
     if chosen in TAKE_COMMAND and "--" in argv:
-        place = argv.index("--")
-        before, cmd = list(argv[:place]), list(argv[place + 1 :])
+        dashes = argv.index("--")
+        before, cmd = list(argv[:dashes]), list(argv[dashes + 1 :])
     for name, module, summary in COMMANDS:
         description = f"{summary[0].upper()}{summary[1:]}."
         subparser = commands.add_parser(name, help=summary, description=description)
@@ -62,7 +70,15 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
             code = importlib.import_module(module)
             getattr(code, f"{name}_arguments")(subparser)
             subparser.set_defaults(function=getattr(code, f"{name}_command"))
-    args = parser.parse_args(before)
+    args, unknown = parser.parse_known_args(before)
+    if unknown and chosen is not None:
+        message = f"unrecognized arguments: {' '.join(unknown)}"
+        if chosen in TAKE_COMMAND and "--" not in argv and not unknown[0].startswith("-"):
+            # The same word may be an option's value before: as many of them as are unknown are the command's.
+            first = [at for at, word in enumerate(before) if word == unknown[0]][-unknown.count(unknown[0])]
+            better = shlex.join(["blasenv", *before[:first], "--", *before[first:]])
+            message = f"-- is missing before the command; write: {better}"
+        commands.choices[chosen].error(message)
     args.cmd = cmd
     return args
 

@@ -18,6 +18,7 @@ import pytest
 from conftest import ROOT, Cgroup, Venv, clean_environ, run
 
 from blasenv.cli import COMMANDS
+from blasenv.machine.library_threads import COUNT_VARIABLES
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -84,6 +85,46 @@ def test_wrong_usage_is_2(words: list[str]) -> None:
     result = blasenv(*words, status=2)
     assert "blasenv" in result.stderr
     assert result.stdout == ""
+
+
+@pytest.mark.parametrize(("typed", "meant"), [("statsu", "status"), ("benhc", "bench"), ("instal", "install")])
+def test_a_mistyped_command(typed: str, meant: str) -> None:
+    assert f"there is no command '{typed}'; did you mean {meant}?" in blasenv(typed, status=2).stderr
+
+
+def test_a_command_that_is_like_no_other() -> None:
+    assert "there is no command 'xyzzy'; see: blasenv --help" in blasenv("xyzzy", "--json", status=2).stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "better"),
+    [
+        (["run", "ls", "-l"], "blasenv run -- ls -l"),
+        (["run", "--threads", "3", "echo", "a b"], "blasenv run --threads 3 -- echo 'a b'"),
+        (["run", "ls", "ls"], "blasenv run -- ls ls"),
+        (["limit", "--cpus", "1", "true"], "blasenv limit --cpus 1 -- true"),
+        (["limit", "--cpus", "1", "1"], "blasenv limit --cpus 1 -- 1"),
+        (["bench", "--rounds", "3", "./train"], "blasenv bench --rounds 3 -- ./train"),
+    ],
+)
+def test_the_dashes_are_missing(words: list[str], better: str) -> None:
+    assert f"-- is missing before the command; write: {better}\n" in blasenv(*words, status=2).stderr
+
+
+@pytest.mark.parametrize(
+    "words", [["run", "--color", "ls"], ["status", "now"], ["limit", "--cpus", "1", "-x", "--", "ls"]]
+)
+def test_an_unknown_word_is_named_in_the_commands_own_usage(words: list[str]) -> None:
+    error = blasenv(*words, status=2).stderr
+    assert error.startswith(f"usage: blasenv {words[0]}")
+    assert "unrecognized arguments: " in error
+    assert "missing" not in error
+
+
+@pytest.mark.parametrize("words", [["run", "--threads", "0", "--", "true"], ["status", "--affinity", "9999"]])
+def test_a_count_that_is_none_says_what_one_is(words: list[str]) -> None:
+    error = blasenv(*words, status=2).stderr
+    assert f"argument {words[1]}: '{words[2]}' is not a whole number from 1 to 8192" in error
 
 
 def test_version(one_venv: Venv) -> None:
@@ -453,6 +494,12 @@ def test_run_with_threads_beats_everybody() -> None:
     script = 'echo "$OMP_NUM_THREADS $OPENBLAS_NUM_THREADS $MKL_NUM_THREADS $BLASENV_SET"'
     words = ["run", "--threads", "4", "--", "sh", "-c", script]
     assert blasenv(*words, OMP_NUM_THREADS="3", OPENBLAS_NUM_THREADS="9").stdout == "4 4  \n"
+
+
+@pytest.mark.parametrize("name", COUNT_VARIABLES)
+def test_run_with_threads_beats_each_variable_that_is_there(name: str) -> None:
+    words: list[str | Path] = [*BLASENV, "run", "--threads", "4", "--", "printenv", name]
+    assert run(words, {**environ(), name: "9"}).stdout == "4\n"
 
 
 def test_a_python_with_the_hook_keeps_the_threads_asked_for(one_cpu: Cgroup, one_venv: Venv) -> None:

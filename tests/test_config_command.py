@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, clean_environ, run
+from conftest import ROOT, Venv, clean_environ, run
 
 import blasenv
 from blasenv import _config_file
@@ -101,6 +101,35 @@ def test_check_names_every_line_and_what_was_meant(tmp_path: Path) -> None:
     document = json.loads(config("check", "--json", path, status=1).stdout)
     assert document["schema"] == 1
     assert [problem["line"] for problem in document["problems"]] == [1, 2, 3, 4, 5, 6, 7]
+
+
+@pytest.mark.parametrize(
+    ("line", "meant"),
+    [
+        ("threads = 0", ""),
+        ("threads = 9999", ""),
+        ('threads = "0"', ""),
+        ('threads = "4"', "Did you mean threads = 4?"),
+        ("threads = 04", "Did you mean threads = 4?"),
+        ('mode = "auto"\nmode = "auto"', ""),
+        ("visible = true\nvisible = true # again", ""),
+    ],
+)
+def test_nobody_is_advised_to_write_what_is_there(line: str, meant: str) -> None:
+    problems = find_problems(line.encode())
+    assert problems
+    assert {problem.hint for problem in problems} == {meant}
+
+
+def test_init_with_the_hook_explains_what_the_hook_says(one_venv: Venv, tmp_path: Path) -> None:
+    """BLASENV_CONFIG names the file to be written, and the hook, which starts before, finds it missing."""
+    path = tmp_path / "new.toml"
+    command: list[str | Path] = [one_venv.directory / "bin" / "blasenv", "config", "init"]
+    result = run(command, clean_environ(BLASENV_CONFIG=str(path)))
+    hook, *more = result.stderr.splitlines()
+    assert hook.startswith(f"blasenv: {path}: no such file")
+    assert more == ["blasenv: what was said above about that file was true before it was written"]
+    assert run([one_venv.python, "-c", ""], clean_environ(BLASENV_CONFIG=str(path))).stderr == ""
 
 
 def test_check_and_start_up_agree(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import tempfile
 from typing import TYPE_CHECKING, NamedTuple
 
 import blasenv
-from blasenv import _config_file
+from blasenv import _config_file, _host
 from blasenv.commands.options import look_arguments
 from blasenv.errors import Failure
 from blasenv.machine.observe import observe, settings
@@ -104,6 +104,8 @@ def init_config(path: str) -> int:
     if path == "-":
         print(TEMPLATE, end="")
         return 0
+    named = path == os.environ.get("BLASENV_CONFIG") and not os.path.exists(path)
+    early = named and "_blasenv" in vars(sys)
     try:
         _write_new(path, TEMPLATE.encode())
     except FileExistsError:
@@ -112,6 +114,8 @@ def init_config(path: str) -> int:
         raise Failure(
             f"{path} cannot be written: {error.strerror}; to write it elsewhere: blasenv config init PATH"
         ) from None
+    if early:  # the hook of this very process has complained by now
+        print("blasenv: what was said above about that file was true before it was written", file=sys.stderr)
     print(f"Wrote {printable(path)}. After a change: blasenv config check {printable(path)}")
     return 0
 
@@ -219,6 +223,13 @@ def toml_problems(contents: bytes) -> list[tuple[int | None, str]]:
 
 def hint(text: str, sentence: str) -> str:
     """What a line with this problem was probably meant to be, "" without an idea."""
+    found = _hint(text, sentence)
+    return (
+        "" if found == f"Did you mean {text.partition('#')[0].strip()}?" else found
+    )  # as in a line that is there twice
+
+
+def _hint(text: str, sentence: str) -> str:
     key, equals, value = text.partition("=")
     key, value = key.strip().strip("\"'"), value.partition("#")[0].strip()
     if sentence.startswith("unknown key"):
@@ -237,8 +248,8 @@ def hint(text: str, sentence: str) -> str:
             return "Did you mean [programs]?"
     elif value.lower() in ("true", "false", "yes", "no", "on", "off", "1", "0") and key in ("visible", "override"):
         return f"Did you mean {key} = {'true' if value.lower() in ('true', 'yes', 'on', '1') else 'false'}?"
-    elif key == "threads" and value.strip("\"'").isdigit():
-        return f"Did you mean threads = {value.strip(chr(34) + chr(39))}?"
+    elif key == "threads" and (meant := _host.parse_count(value.strip("\"'"))):
+        return f"Did you mean threads = {meant}?"
     elif key == "variables" and value.startswith(("'", '"')):
         return f"Did you mean variables = [{value}]?"
     return ""

@@ -47,7 +47,7 @@ def explain_command(args: argparse.Namespace) -> int:
         )
         for name in written:
             print(f"  {printable(name)}", file=sys.stderr)
-    return view.problem()
+    return view.exit_status()
 
 
 def page(view: View) -> str:

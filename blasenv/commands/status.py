@@ -43,7 +43,7 @@ def status_command(args: argparse.Namespace) -> int:
         print_json({**view.document(), "libraries": [library._asdict() for library in view.libraries()]})
     else:
         print(page(view))
-    return view.problem()
+    return view.exit_status()
 
 
 def page(view: View) -> str:

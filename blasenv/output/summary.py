@@ -81,8 +81,8 @@ class View:
             "pretended": self.pretended,
         }
 
-    def problem(self) -> int:
-        """The exit status: 1 when something is wrong that a person should mend."""
+    def exit_status(self) -> int:
+        """1 when something is wrong that a person should mend."""
         return 1 if self.seen.config.problems or self.decision.rule == "error" else 0
 
     def why_no_hook(self) -> str:

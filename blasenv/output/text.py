@@ -51,7 +51,8 @@ def paragraph(text: str, indent: str = "") -> str:
 def table(headers: Sequence[str], rows: Iterable[Sequence[object]], indent: str = "") -> str:
     """Aligned columns, two blanks apart; the last one wraps so that all fit the width.
 
-    None is an empty cell; no line ends in blanks. Without ``headers`` there is no head line.
+    None is an empty cell; no line ends in blanks. Without ``headers`` there is no head line. A word
+    too long for the last column (a path, a hash) stays in one piece; on a line of its own, it starts further left.
     """
     cells = [["" if cell is None else str(cell) for cell in row] for row in rows]
     head = [[paint("bold", header) for header in headers]] if headers else []
@@ -65,6 +66,9 @@ def table(headers: Sequence[str], rows: Iterable[Sequence[object]], indent: str 
         # A painted cell is a short word; only plain text needs wrapping.
         last = _wrap(row[-1], left) if "\x1b" not in row[-1] else [row[-1]]
         for number, text in enumerate(last):
+            if number and len(text) > left:
+                out.append(" " * max(len(indent), columns() - len(text)) + text)
+                continue
             parts = [("" if number else cell) for cell in row[:-1]]
             padded = [cell + " " * (width - _width(cell)) for cell, width in zip(parts, widths)]
             out.append((indent + "  ".join([*padded, text])).rstrip())
@@ -78,8 +82,9 @@ def number(value: float) -> str:
 
 
 def count(value: float, noun: str) -> str:
-    """``1 thread``, ``1.5 CPUs``."""
-    return f"{number(value)} {noun}" if value == 1 else f"{number(value)} {noun}s"
+    """``1 thread``, ``1.5 CPUs``; by the number as it is printed, so never "1 CPUs"."""
+    printed = number(value)
+    return f"{printed} {noun}" if printed == "1" else f"{printed} {noun}s"
 
 
 def printable(text: str) -> str:
