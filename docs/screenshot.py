@@ -11,7 +11,9 @@ from __future__ import annotations
 import io
 import os
 import pty
+import re
 import sys
+from html import unescape
 from pathlib import Path
 from xml.sax.saxutils import escape
 
@@ -61,6 +63,29 @@ def capture(command: list[str]) -> str:
     return written.decode().replace("\r\n", "\n")
 
 
+def place_words(picture: str) -> str:
+    """The picture with each word or phrase at a place of its own, where rich leaves it to blanks.
+
+    Viewers without the font stretch or drop blanks, at the start of a text above all: then a bold
+    name runs into what follows it.
+    """
+
+    def split(match: re.Match[str]) -> str:
+        before, left, middle, length, after, content = match.groups()
+        text = unescape(content).rstrip("\n")
+        if not text.strip():
+            return ""
+        cell = float(length) / len(text)
+        texts = []
+        for phrase in re.finditer(r"[^\xa0](?:\xa0?[^\xa0])*", text):
+            x, width = float(left) + phrase.start() * cell, len(phrase[0]) * cell
+            words = escape(phrase[0]).replace("\xa0", "&#160;")
+            texts.append(f'<text{before} x="{x:g}"{middle} textLength="{width:g}"{after}>{words}</text>')
+        return "\n".join(texts) + "\n"
+
+    return re.sub(r'<text([^>]*) x="([^"]*)"([^>]*) textLength="([^"]*)"([^>]*)>([^<]*)</text>', split, picture)
+
+
 def main() -> None:
     """Write the file."""
     file, title, *command = sys.argv[1:]
@@ -69,7 +94,8 @@ def main() -> None:
     console.print(Text.from_ansi(capture(command).rstrip()))
     template = TEMPLATE.replace("TITLE", escape(title))
     picture = console.export_svg(title="", theme=DIMMED_MONOKAI, code_format=template, unique_id="terminal")
-    Path(file).write_text("\n".join(line.rstrip() for line in picture.splitlines()) + "\n", encoding="utf-8")
+    lines = (line.rstrip() for line in place_words(picture).splitlines())
+    Path(file).write_text("\n".join(line for line in lines if line) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

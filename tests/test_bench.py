@@ -287,3 +287,12 @@ def test_a_name_cannot_break_the_svg() -> None:
     work = Workload("matmul", '<&">')
     root = ET.fromstring(chart.svg([work], [series(1, 1.0)], 1, "<title>"))  # noqa: S314, our own
     assert any('<&">' in (text.text or "") for text in root.iter())
+
+
+@pytest.mark.parametrize("name", ["bench.svg", "doctor.svg"])
+def test_in_a_picture_of_a_terminal_blanks_hold_no_word_in_its_place(name: str) -> None:
+    """Viewers drop blanks; docs/screenshot.py places each phrase."""
+    root = ET.fromstring((ROOT / "docs" / name).read_text(encoding="utf-8"))  # noqa: S314, our own
+    texts = [text.text or "" for text in root.iter("{http://www.w3.org/2000/svg}text")]
+    assert len(texts) > 10
+    assert [text for text in texts if text != text.strip("\xa0 \n") or "\xa0\xa0" in text] == []
