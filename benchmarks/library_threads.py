@@ -2,6 +2,7 @@
 """How many threads libraries really start under a CPU limit, by variable: docs/library-threads.json.
 
     benchmarks/library_threads.py PYTHON [PYTHON ...]
+    benchmarks/library_threads.py --page        # docs/libraries.md anew, from the rules and that file
 
 Each PYTHON is asked for the libraries below that it has. A library runs with no variable, and with each
 variable that may concern it, in the native environment alone (where libraries in C look) and in os.environ
@@ -9,7 +10,7 @@ alone (where those in Python look). The limit is one CPU, seen as in a container
 only where a container has it. Needs root, and at least two CPUs.
 
     pip install numpy scipy numexpr numba onnxruntime onnx polars tokenizers pyarrow scikit-learn lightgbm \\
-        xgboost duckdb opencv-python-headless simpleitk jax catboost openvino     # and apart: tensorflow-cpu
+        xgboost duckdb opencv-python-headless simpleitk jax catboost openvino mkl  # and apart: tensorflow-cpu
 """
 
 from __future__ import annotations
@@ -27,8 +28,10 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 import blasenv  # noqa: E402
+from blasenv.machine import library_threads  # noqa: E402
 
 RESULT = ROOT / "docs" / "library-threads.json"
+PAGE = ROOT / "docs" / "libraries.md"
 LIMIT = "1"  # CPUs
 
 
@@ -89,8 +92,14 @@ WITHIN = 'sum(not name.startswith("tf_") for name in names()) - before'
 FIT = "(numpy.random.rand(5000, 5), numpy.random.rand(5000))"
 OPENBLAS = ("OPENBLAS_NUM_THREADS", "OPENBLAS_DEFAULT_NUM_THREADS", "GOTO_NUM_THREADS")
 
+MKL = ("MKL_NUM_THREADS",)
+LOADED = 'import ctypes, glob, sys; ctypes.CDLL(glob.glob(sys.prefix + "/lib/{name}")[0], ctypes.RTLD_GLOBAL)'
+INTEL = 'import ctypes, glob, sys; says = ctypes.CDLL(glob.glob(sys.prefix + "/lib/{name}")[0]).{ask}()'
+
 CASES = (
     Case("numpy", "", "import numpy; a = numpy.ones((800, 800)); a @ a", OPENBLAS),
+    Case("mkl", LOADED.format(name="libiomp5.so"), INTEL.format(name="libmkl_rt.so*", ask="MKL_Get_Max_Threads"), MKL),
+    Case("intel-openmp", "", INTEL.format(name="libiomp5.so", ask="omp_get_max_threads")),
     Case(
         "numexpr",
         "import numexpr",
@@ -244,15 +253,44 @@ def measure(python: str, case: Case) -> dict[str, object]:
     return row
 
 
+def table() -> str:
+    """The rules, a row for each library, in Markdown."""
+    head = '| library | version | thread count from, in this order | read from | `"all"` sets |'
+    lines = [head, "|---|---|---|---|---|"]
+    for rule in library_threads.RULES:
+        names = [f"`{name}`" for name in rule.obeys]
+        if isinstance(rule, library_threads.KnowsTheQuota):
+            names = ["the CPU limit", *([f"(listens to {', '.join(names)}, too)"] if names else [])]
+        elif rule.untold:
+            names = ["its settings in the program"]
+        place = "" if not rule.obeys else "`os.environ`" if rule.reads_os_environ else "native"
+        own = ", ".join(f"`{name}`" for name in rule.own) or ("left alone" if rule.untold else "`OMP_NUM_THREADS`")
+        cells = (f"[{rule.name}]({rule.source})", rule.version, " ".join(names), place, own)
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def write_page() -> None:
+    """Put the table into the page, between its marks."""
+    before, mark, rest = PAGE.read_text("utf-8").partition("<!-- rules -->\n")
+    PAGE.write_text(f"{before}{mark}{table()}\n<!-- end -->{rest.partition('<!-- end -->')[2]}", encoding="utf-8")
+
+
 def main() -> int:
-    """Measure everything that is there, and write the file."""
+    """Measure everything that is there, and write the file. What is not there keeps its row."""
     if sys.argv[1:2] == ["--inside"]:
         enter(sys.argv[2:])
+    if sys.argv[1:2] == ["--page"]:
+        write_page()
+        return 0
     rows = [
         measure(python, case)
         for case in CASES
         for python in next(([one] for one in sys.argv[1:] if has(one, case)), [])
     ]
+    before = json.loads(RESULT.read_text("utf-8"))["rows"] if RESULT.exists() else []
+    by_name = {row["library"]: row for row in [*before, *rows]}
+    rows = [by_name[case.name] for case in CASES if case.name in by_name]
     document = {
         "cpus": len(os.sched_getaffinity(0)),
         "limit": float(LIMIT),

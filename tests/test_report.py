@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+import sys
 from typing import Any
 
 import pytest
@@ -154,6 +156,8 @@ def test_every_rule_says_where_it_comes_from(rule: library_threads.Rule) -> None
 MEASURED = json.loads((ROOT / "docs" / "library-threads.json").read_text("utf-8"))
 RULE_OF = {
     "numpy": library_threads.OpenBLASPthreads,
+    "mkl": library_threads.MKL,
+    "intel-openmp": library_threads.LLVMOpenMP,
     "numexpr": library_threads.NumExpr,
     "numba": library_threads.Numba,
     "onnxruntime": library_threads.ONNXRuntime,
@@ -191,6 +195,16 @@ def test_rules_say_what_was_counted(row: dict[str, Any]) -> None:
             assert one["threads"] == (1 if knows else 2)
 
 
+def test_the_page_has_every_rule() -> None:
+    """benchmarks/library_threads.py --page writes it."""
+    sys.path.insert(0, str(ROOT / "benchmarks"))
+    try:
+        counting = importlib.import_module("library_threads")
+    finally:
+        sys.path.remove(str(ROOT / "benchmarks"))
+    assert counting.table() in (ROOT / "docs" / "libraries.md").read_text("utf-8")
+
+
 @pytest.mark.parametrize(
     ("pool", "variable", "alone"),
     [
@@ -220,9 +234,21 @@ def test_each_pool_obeys_its_own_variable(pool: str, variable: str, alone: int) 
         ({"OMP_NUM_THREADS": "3,2"}, "libgomp", 3),
         ({"OMP_NUM_THREADS": ""}, "libgomp", 48),
         ({"OMP_NUM_THREADS": "8", "OMP_THREAD_LIMIT": "2"}, "libiomp5", 2),
-        ({"OMP_NUM_THREADS": "8", "OMP_THREAD_LIMIT": "2"}, "libgomp", 8),
+        ({"OMP_NUM_THREADS": "8", "OMP_THREAD_LIMIT": "2"}, "libgomp", 2),
+        ({"OMP_NUM_THREADS": "8", "OMP_THREAD_LIMIT": "2"}, "OpenBLAS", 8),
+        ({"OMP_THREAD_LIMIT": "2"}, "PyArrow", 2),
         ({"MKL_NUM_THREADS": "2", "OMP_NUM_THREADS": "4"}, "MKL", 2),
         ({"MKL_NUM_THREADS": "abc", "OMP_NUM_THREADS": "4"}, "MKL", 1),
+        ({"OMP_NUM_THREADS": "40"}, "MKL", 24),
+        ({"OMP_NUM_THREADS": "40", "MKL_DYNAMIC": "FALSE"}, "MKL", 40),
+        ({"TF_NUM_INTRAOP_THREADS": "4"}, "TensorFlow", 48),
+        ({"TF_NUM_INTRAOP_THREADS": "4", "TF_NUM_INTEROP_THREADS": "2"}, "TensorFlow", 4),
+        ({"OMP_NUM_THREADS": "4"}, "TensorFlow", 48),
+        ({"ORT_INTRA_OP_NUM_THREADS": "4"}, "ONNX Runtime", 4),
+        ({"ORT_INTRA_OP_NUM_THREADS": "0"}, "ONNX Runtime", 24),
+        ({"ORT_INTER_OP_NUM_THREADS": "4"}, "ONNX Runtime", 24),
+        ({"ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS": "4", "NSLOTS": "9"}, "ITK, SimpleITK", 4),
+        ({"NSLOTS": "9"}, "ITK, SimpleITK", 9),
         ({"MKL_NUM_THREADS": "2", "OMP_NUM_THREADS": "4"}, "PyTorch", 2),
         ({"OMP_NUM_THREADS": "40"}, "scikit-learn", 40),
         ({"NUMEXPR_MAX_THREADS": "5"}, "NumExpr", 5),

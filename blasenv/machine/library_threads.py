@@ -108,36 +108,45 @@ class OpenBLASPthreads(Rule):
 
 
 class OpenMP(Rule):
-    """What libgomp does, and all that ask it. A list such as 3,2 is for nested levels: the first counts."""
+    """What libgomp does, and most that ask it. A list such as 3,2 is for nested levels: the first counts."""
 
     name = "libgomp (GNU OpenMP)"
-    version = "GCC 12"
-    source = "https://gcc.gnu.org/onlinedocs/libgomp/OMP_005fNUM_005fTHREADS.html"
+    version = "GCC 12.2"
+    source = "https://gcc.gnu.org/onlinedocs/libgomp/OMP_005fNUM_005fTHREADS.html"  # and OMP_THREAD_LIMIT, beside it
     obeys = ("OMP_NUM_THREADS",)
 
-
-class OpenBLASOpenMP(OpenMP):
-    """Asks the OpenMP library below, and is not held to the affinity count."""
-
-    name = "OpenBLAS (OpenMP: conda)"
-    version = "0.3.30"
-    source = "https://github.com/OpenMathLib/OpenBLAS/blob/develop/driver/others/blas_server_omp.c"
+    def threads(self, at: Surroundings) -> tuple[int | None, str]:
+        """Not more than OMP_THREAD_LIMIT: omp_get_max_threads doesn't tell, but the team is no larger."""
+        count, reason = super().threads(at)
+        most = atoi(at.native.get("OMP_THREAD_LIMIT", ""))
+        return (most, "OMP_THREAD_LIMIT") if count and 0 < most < count else (count, reason)
 
 
 class LLVMOpenMP(OpenMP):
-    """libiomp5 and libomp: clamped by OMP_THREAD_LIMIT."""
+    """libiomp5 and libomp. Where OMP_THREAD_LIMIT takes threads away, it says so on stderr."""
 
     name = "libiomp5 (Intel, LLVM OpenMP)"
-    version = "LLVM 19, Intel 2026.2"
+    version = "Intel 2026.2"
     source = "https://github.com/llvm/llvm-project/blob/main/openmp/runtime/src/kmp_settings.cpp"
 
-    def threads(self, at: Surroundings) -> tuple[int | None, str]:
-        """Not more than OMP_THREAD_LIMIT."""
-        return _at_most("OMP_THREAD_LIMIT", at, super().threads(at))
+
+class OpenBLASOpenMP(Rule):
+    """Asks the OpenMP library below, and is not held to the affinity count.
+
+    Below an OMP_THREAD_LIMIT that is less, 0.3.21 waits for ever for threads that never come.
+    """
+
+    name = "OpenBLAS (OpenMP: conda)"
+    version = "0.3.21"
+    source = "https://github.com/OpenMathLib/OpenBLAS/blob/develop/driver/others/blas_server_omp.c"
+    obeys = ("OMP_NUM_THREADS",)
 
 
 class MKL(Rule):
-    """Looks at its own variable first; what is no number there means 1, silently."""
+    """Looks at its own variable first; what is no number there means 1, silently. Not above the cores.
+
+    That last is MKL_DYNAMIC, which is on unless somebody sets it to FALSE or 0.
+    """
 
     name = "MKL"
     version = "2026.2"
@@ -155,7 +164,9 @@ class MKL(Rule):
         """The first variable that is there, whatever it holds."""
         for name in self.obeys:
             if name in at.native:
-                return max(1, atoi(at.native[name])), name
+                count = max(1, atoi(at.native[name]))
+                dynamic = at.native.get("MKL_DYNAMIC", "").upper() not in ("FALSE", "0")
+                return (min(count, at.cores) if dynamic else count), name
         return self.default(at)
 
 
@@ -163,7 +174,7 @@ class BLIS(Rule):
     """Starts no threads unless asked, so a variable adds some."""
 
     name = "BLIS"
-    version = "1.1"
+    version = "0.9.0"
     source = "https://github.com/flame/blis/blob/master/docs/Multithreading.md"
     obeys = ("BLIS_NUM_THREADS", "OMP_NUM_THREADS")
 
@@ -208,10 +219,6 @@ class PyArrow(OpenMP):
     name = "PyArrow"
     version = "26.0.1"
     source = "https://github.com/apache/arrow/blob/main/cpp/src/arrow/util/thread_pool.cc"
-
-    def threads(self, at: Surroundings) -> tuple[int | None, str]:
-        """Not more than OMP_THREAD_LIMIT."""
-        return _at_most("OMP_THREAD_LIMIT", at, super().threads(at))
 
 
 class LightGBM(OpenMP):
@@ -400,12 +407,6 @@ class JAX(NoVariable):
     name = "JAX"
     version = "0.10.2"
     source = "https://github.com/jax-ml/jax/issues/1539"
-
-
-def _at_most(name: str, at: Surroundings, found: tuple[int | None, str]) -> tuple[int | None, str]:
-    """``found``, or what the native variable ``name`` holds, where that is less."""
-    most = atoi(at.native.get(name, ""))
-    return (most, name) if found[0] and 0 < most < found[0] else found
 
 
 def _largest_pool(rule: Rule, at: Surroundings) -> tuple[int | None, str]:
