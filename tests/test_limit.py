@@ -166,6 +166,16 @@ def test_without_the_right_to_make_a_cgroup_docker_is_named() -> None:
     assert result.stderr.endswith("docker run --rm --cpus 1.5 IMAGE python 'a b.py'\n")
 
 
+def test_in_a_scope_of_systemd_the_limit_is_looked_at() -> None:
+    """Where systemd hands no cpu controller to users, it makes a scope, and the limit is silently none."""
+    words = ["--scope", "--cpus", "0.5", "--quiet", "--", "echo", "ran"]
+    result = run([*LIMIT, *words], status=1, environ=ENVIRON)
+    assert result.stderr.startswith("blasenv: systemd set no CPU limit in /sys/fs/cgroup")
+    assert result.stdout == ""
+    with make_cgroup(0.5) as group:
+        assert group.run([*LIMIT, *words], environ=ENVIRON).stdout == "ran\n"
+
+
 def test_a_limit_above_that_is_tighter() -> None:
     """Kernels of v1 refuse a looser limit below a tighter one; v2 takes it, and the tighter one binds."""
     code = "import blasenv; print(blasenv.cpu_quota())"

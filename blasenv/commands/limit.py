@@ -54,6 +54,12 @@ def limit_command(args: argparse.Namespace) -> int:
             raise Failure(f"--cpuset {args.cpuset}: none of these are CPUs we may use; those are {ours}", 2)
     if args.scope:
         level = find_levels()[0]
+        cpus_here = cpus_of(level)
+        if cpus_here is None or cpus_here > args.cpus + 1 / PERIOD:
+            raise Failure(
+                f"systemd set no CPU limit in {directory_of(level)}; does it hand out the cpu controller to users "
+                f"(Delegate=cpu for user@.service)? With Docker: {_docker(args)}"
+            )
         return _finish(_supervise(args.cmd, None, cpus), level, args)
     with _cgroup(args) as level:
         status = _supervise(args.cmd, directory_of(level), cpus)
@@ -145,9 +151,9 @@ def _make_cgroup(args: argparse.Namespace) -> Limit:
             return Limit(controller="cpu", version=level.version, path=path, quota=quota, period=PERIOD, note="")
         os.rmdir(directory)
         reasons.append(f"{directory_of(level)}: we may not move processes there")
-    _try_systemd(args)
+    unasked = _try_systemd(args)
     why = reasons[0] if reasons else "no cgroup with the CPU controller can be seen"
-    raise Failure(f"no cgroup can be made here: {why}. With Docker: {_docker(args)}")
+    raise Failure(f"no cgroup can be made here: {why}{unasked}. With Docker: {_docker(args)}")
 
 
 def _words(directory: str, name: str) -> list[str]:
@@ -167,11 +173,16 @@ def _may_enter(directory: str) -> bool:
     return os.waitpid(pid, 0)[1] == 0
 
 
-def _try_systemd(args: argparse.Namespace) -> None:
-    """Become ``blasenv limit --scope`` in a scope that the user's systemd, or the system's, limits."""
+def _try_systemd(args: argparse.Namespace) -> str:
+    """Become ``blasenv limit --scope`` in a scope that the user's systemd, or the system's, limits.
+
+    Returns where that can't be: "", or what is missing, to be added to a sentence.
+    """
     if not shutil.which("systemd-run") or not os.path.isdir("/run/systemd/system"):
-        return
+        return ""
     user = ["--user"] if os.geteuid() else []
+    if user and not {"XDG_RUNTIME_DIR", "DBUS_SESSION_BUS_ADDRESS"} & set(os.environ):
+        return f", and systemd could, but not without XDG_RUNTIME_DIR (as a rule, /run/user/{os.geteuid()})"
     again = [sys.executable, "-m", "blasenv", "limit", "--scope", "--cpus", str(args.cpus)]
     again += ["--cpuset", args.cpuset] if args.cpuset else []
     again += ["--quiet"] if args.quiet else []
