@@ -39,7 +39,7 @@ def test_every_example_in_the_template_is_valid() -> None:
     settings, problems, _ = _config_file.parse_config(text.encode())
     assert problems == []
     assert find_problems(text.encode()) == []
-    assert set(settings) == {"mode", "threads", "rounding", "variables", "visible", "override", "programs"}
+    assert set(settings) == set(_config_file.KEYS)
     programs = settings["programs"]
     assert isinstance(programs, dict)
     assert {"gunicorn", "uvicorn", "celery", "airflow", "train.py"} == set(programs)
@@ -111,6 +111,10 @@ def test_check_names_every_line_and_what_was_meant(tmp_path: Path) -> None:
         ('threads = "0"', ""),
         ('threads = "4"', "Did you mean threads = 4?"),
         ("threads = 04", "Did you mean threads = 4?"),
+        ('max_threads = "4"', "Did you mean max_threads = 4?"),
+        ("max_threads = 0", ""),
+        ("cpu_count = yes", "Did you mean cpu_count = true?"),
+        ("variables = all", 'Did you mean variables = "all"?'),
         ('mode = "auto"\nmode = "auto"', ""),
         ("visible = true\nvisible = true # again", ""),
     ],

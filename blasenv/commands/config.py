@@ -21,6 +21,7 @@ from blasenv.output.text import count, paint, paragraph, print_json, printable, 
 if TYPE_CHECKING:
     import argparse
 
+SWITCHES = ("visible", "override", "cpu_count")
 WORDS = {"mode": ("auto", "single", "off"), "rounding": ("floor", "ceil")}
 
 TEMPLATE = """\
@@ -36,12 +37,19 @@ mode = "auto"
 # A fixed count, in the place of the limit's. For one run: BLASENV_THREADS=4
 #threads = 4
 
+# Never more threads than this, whatever the limit says: for pods that start boosted and shrink.
+#max_threads = 8
+
+# A limit that cannot be seen from inside (a sandbox, a parent of the container), in CPUs; the
+# tightest one applies. For one run: BLASENV_CPUS=1.5, or 1500m
+#cpus = 1.5
+
 # What becomes of a limit of 1.5 CPUs: "floor" is 1 thread, "ceil" is 2, which may do more
 # in all, with pauses in between.
 #rounding = "floor"
 
-# The variables to set, by names that end in _THREADS. NumExpr and Numba read variables of
-# their own: "NUMEXPR_NUM_THREADS", "NUMBA_NUM_THREADS".
+# The variables to set, by names that end in _THREADS. Some libraries read none but their own
+# (NumExpr, Numba, TensorFlow, ONNX Runtime ...): variables = "all" sets these as well.
 #variables = ["OMP_NUM_THREADS"]
 
 # Whether os.environ shows the variables, too. Frameworks that find them there (joblib,
@@ -50,6 +58,10 @@ mode = "auto"
 
 # Whether to win over values that the user's environment has.
 #override = false
+
+# Whether os.cpu_count() and what stands on it (the size of a Pool, pytest -n auto) give the
+# limit, rounded up. Pools that wait for files and networks shrink, too.
+#cpu_count = false
 
 # Settings for single programs, by the name of the script or of the module behind -m:
 # "auto", "single", "off", a count, or "share:N" for N processes that share the limit.
@@ -246,10 +258,12 @@ def _hint(text: str, sentence: str) -> str:
     elif text.lstrip().startswith("["):
         if difflib.get_close_matches(text.strip().strip("[]").strip().lower(), ["programs"], 1):
             return "Did you mean [programs]?"
-    elif value.lower() in ("true", "false", "yes", "no", "on", "off", "1", "0") and key in ("visible", "override"):
+    elif value.lower() in ("true", "false", "yes", "no", "on", "off", "1", "0") and key in SWITCHES:
         return f"Did you mean {key} = {'true' if value.lower() in ('true', 'yes', 'on', '1') else 'false'}?"
-    elif key == "threads" and (meant := _host.parse_count(value.strip("\"'"))):
-        return f"Did you mean threads = {meant}?"
+    elif key in ("threads", "max_threads") and (meant := _host.parse_count(value.strip("\"'"))):
+        return f"Did you mean {key} = {meant}?"
+    elif key == "variables" and value.strip("\"'").lower() == "all":
+        return 'Did you mean variables = "all"?'
     elif key == "variables" and value.startswith(("'", '"')):
         return f"Did you mean variables = [{value}]?"
     return ""

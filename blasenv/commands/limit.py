@@ -18,6 +18,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
+from typing import NoReturn
 
 import blasenv
 from blasenv import Limit, _host
@@ -151,7 +152,9 @@ def _make_cgroup(args: argparse.Namespace) -> Limit:
             return Limit(controller="cpu", version=level.version, path=path, quota=quota, period=PERIOD, note="")
         os.rmdir(directory)
         reasons.append(f"{directory_of(level)}: we may not move processes there")
-    unasked = _try_systemd(args)
+    unasked = _why_no_systemd()
+    if unasked is None:
+        _become_scope(args)
     why = reasons[0] if reasons else "no cgroup with the CPU controller can be seen"
     raise Failure(f"no cgroup can be made here: {why}{unasked}. With Docker: {_docker(args)}")
 
@@ -173,16 +176,18 @@ def _may_enter(directory: str) -> bool:
     return os.waitpid(pid, 0)[1] == 0
 
 
-def _try_systemd(args: argparse.Namespace) -> str:
-    """Become ``blasenv limit --scope`` in a scope that the user's systemd, or the system's, limits.
-
-    Returns where that can't be: "", or what is missing, to be added to a sentence.
-    """
+def _why_no_systemd() -> str | None:
+    """What to add to the sentence where systemd can't be asked, None where it can."""
     if not shutil.which("systemd-run") or not os.path.isdir("/run/systemd/system"):
         return ""
+    if os.geteuid() and not {"XDG_RUNTIME_DIR", "DBUS_SESSION_BUS_ADDRESS"} & set(os.environ):
+        return f"; systemd could, but not without XDG_RUNTIME_DIR (as a rule, /run/user/{os.geteuid()})"
+    return None
+
+
+def _become_scope(args: argparse.Namespace) -> NoReturn:
+    """Become ``blasenv limit --scope`` in a scope that the user's systemd, or the system's, limits."""
     user = ["--user"] if os.geteuid() else []
-    if user and not {"XDG_RUNTIME_DIR", "DBUS_SESSION_BUS_ADDRESS"} & set(os.environ):
-        return f", and systemd could, but not without XDG_RUNTIME_DIR (as a rule, /run/user/{os.geteuid()})"
     again = [sys.executable, "-m", "blasenv", "limit", "--scope", "--cpus", str(args.cpus)]
     again += ["--cpuset", args.cpuset] if args.cpuset else []
     again += ["--quiet"] if args.quiet else []

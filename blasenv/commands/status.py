@@ -24,8 +24,8 @@ WHY_HIDDEN = (
     "their own workers. To see it: python3 -c 'import os; os.system(\"printenv {name}\")'"
 )
 ADD_VARIABLES = (
-    "A count above the limit is marked; that library has a variable of its own. To set it as well, add it in "
-    '/etc/blasenv.toml, as in: variables = ["OMP_NUM_THREADS", "NUMEXPR_NUM_THREADS", "NUMBA_NUM_THREADS"]'
+    "A count above the limit is marked; that library has a variable of its own. To set these as well, write in "
+    '/etc/blasenv.toml: variables = "all"'
 )
 
 
