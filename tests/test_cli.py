@@ -161,6 +161,17 @@ def test_the_variables_say_who_set_them(tmp_path: Path) -> None:
     assert (threads["MKL"], threads["LightGBM"], threads["Numba"]) == (3, 1, 8)
 
 
+def test_all_variables_are_advised_where_they_are_not_set(tmp_path: Path) -> None:
+    root = tree(tmp_path, config="")
+    words: list[str | Path] = [*BLASENV, "status", "--root", root, "--affinity", "8"]
+    advice = 'To set these as well, write in /etc/blasenv.toml: variables = "all"'
+    assert advice in " ".join(run(words, inside(root)).stdout.split())
+    (root / "etc/blasenv.toml").write_text('variables = "all"\n')
+    text = run(words, inside(root, NUMBA_NUM_THREADS="7")).stdout
+    assert "7 !" in text
+    assert "write in" not in text
+
+
 def test_the_user_wins(tmp_path: Path) -> None:
     root = tree(tmp_path)
     document = report("status", "--root", root, "--affinity", "8", OMP_NUM_THREADS="5")

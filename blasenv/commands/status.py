@@ -8,6 +8,7 @@ import sys
 from typing import TYPE_CHECKING
 
 import blasenv
+from blasenv import _config_file
 from blasenv.commands.options import look_arguments
 from blasenv.machine.cgroup import cpus_of, tightest_quota
 from blasenv.machine.observe import observe
@@ -56,7 +57,9 @@ def page(view: View) -> str:
             threads, too_many = paint("yellow", threads + " !"), True
         libraries.append((library.name, threads, library.reason))
     variables = [(row.name, printable(row.value or ""), _source(row)) for row in view.variables()]
-    notes = [ADD_VARIABLES] if too_many and view.decision.set and (view.hook or view.pretended) else []
+    could = view.decision.set and (view.hook or view.pretended)
+    missing = set(_config_file.ALL_VARIABLES) - set(view.seen.config.variables)
+    notes = [ADD_VARIABLES] if too_many and could and missing else []
     hidden = [name for name in view.decision.set if view.hook and name not in os.environ]
     if hidden:
         receipt = f"{blasenv.RECEIPT}={assignments(view.decision.set)}"
