@@ -456,6 +456,10 @@ def decide(config: Config, limits: "Iterable[Limit]", affinity: int, environ: "M
         decision.kept = kept = {}
     decision.threads = threads
     decision.set = {**{name: str(threads) for name in config.variables if name not in kept}, **decision.set}
+    if "NUMEXPR_NUM_THREADS" in decision.set:
+        from ._config_file import spare_numexpr
+
+        spare_numexpr(decision, environ)
     return decision
 
 

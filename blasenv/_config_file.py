@@ -25,9 +25,11 @@ ALL_VARIABLES = (
     "OMP_NUM_THREADS",
     "NUMEXPR_NUM_THREADS",
     "NUMBA_NUM_THREADS",
-    "ORT_INTRA_OP_NUM_THREADS",
     "TF_NUM_INTRAOP_THREADS",
     "TF_NUM_INTEROP_THREADS",
+    "ORT_INTRA_OP_NUM_THREADS",
+    "ORT_INTER_OP_NUM_THREADS",
+    "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS",
 )
 
 
@@ -259,6 +261,15 @@ def take_environ(config: Config, environ: "Mapping[str, str]") -> None:
         config.cpu_count = config.cpu_count and not wanted
     else:
         config.notes.append(f"BLASENV_CPU_COUNT={wanted!r} is ignored: it is 1 or 0")
+
+
+def spare_numexpr(decision: Decision, environ: "Mapping[str, str]") -> None:
+    """Set no count for NumExpr above its maximum, 64 or NUMEXPR_MAX_THREADS: it would say so and take 1.
+
+    https://github.com/pydata/numexpr/blob/master/numexpr/utils.py, _init_num_threads
+    """
+    if int(decision.set["NUMEXPR_NUM_THREADS"]) > (parse_count(environ.get("NUMEXPR_MAX_THREADS", "")) or 64):
+        decision.set = {name: value for name, value in decision.set.items() if name != "NUMEXPR_NUM_THREADS"}
 
 
 def report(config: Config, decision: Decision) -> None:

@@ -127,6 +127,19 @@ def test_all_variables(machine: Callable[..., Path]) -> None:
     assert {"OMP_NUM_THREADS", "NUMEXPR_NUM_THREADS", "NUMBA_NUM_THREADS", "TF_NUM_INTRAOP_THREADS"} <= set(ours)
 
 
+@pytest.mark.parametrize(
+    ("threads", "most", "value"), [("64", "", "64"), ("65", "", None), ("8", "4", None), ("8", "8", "8")]
+)
+def test_numexpr_is_spared_a_count_above_its_maximum(
+    threads: str, most: str, value: str | None, machine: Callable[..., Path]
+) -> None:
+    """It would print an error and take one thread."""
+    environ = {"NUMEXPR_MAX_THREADS": most} if most else {}
+    found = observed(machine(None, f'variables = "all"\nthreads = {threads}\n'), "--affinity", "99", **environ)
+    ours = {row["name"]: row["value"] for row in found["variables"] if row["source"] == "blasenv"}
+    assert (ours["OMP_NUM_THREADS"], ours.get("NUMEXPR_NUM_THREADS")) == (threads, value)
+
+
 # Servers. What each of them says: test_workers.py.
 
 

@@ -125,7 +125,7 @@ class View:
 
 def blasenv_shows(name: str, decision: Decision) -> bool:
     """Whether `blasenv.apply` puts a variable into os.environ, too."""
-    return decision.visible or name.startswith(("NUMEXPR_", "NUMBA_"))
+    return decision.visible or name.startswith(blasenv.IN_MAPPING)
 
 
 def assignments(values: Mapping[str, str]) -> str:
