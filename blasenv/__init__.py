@@ -1,29 +1,28 @@
-"""Give native numeric libraries the thread count that the container's CPU limit allows.
+"""Give native numeric libraries the thread count that the container's CPU limit allows."""
 
-This module is what runs when an interpreter starts: the line in ``a0_blasenv.pth``
-imports it and calls `run`. Importing it alone does nothing. What flows, one way::
-
-    read_config -> find_limits -> decide -> apply
-
-It is read by people who audit a base image, and run by every Python process of that
-image. So it imports only what a bare interpreter has loaded (and `_config_file` where there
-is a configuration, `_host` where cores or ranks matter), opens a closed list of files,
-prints nothing unless the configuration is broken or BLASENV_DEBUG=1, and writes only its
-own variables. ``find_*`` open files, ``parse_*`` take their bytes. Errors are caught in two
-places: `read_file`, for one file, and `run`, for everything.
-
-It counts instructions, which shows in two habits: annotations are quoted, because Python
-then makes one string of each and evaluates none; and lists stand where generators would,
-because a list is built in place, and a generator is a function call for each item.
-
-Files: /etc/blasenv.toml, /proc/self/cgroup, /proc/self/mountinfo, the CPU limit of each
-cgroup from our own up to the mount point (cpu.max, or cpu.cfs_quota_us and
-cpu.cfs_period_us), and, when that allows more threads than half of the CPUs, one
-/sys/devices/system/cpu/cpuN/topology/thread_siblings_list.
-
-Not handled: a limit outside the cgroup namespace (nobody in it can see one), a limit
-that changes while the process runs, CPU shares and weights (requests, not limits).
-"""
+# This module is what runs when an interpreter starts: the line in ``a0_blasenv.pth``
+# imports it and calls `run`. Importing it alone does nothing. What flows, one way::
+#
+#     read_config -> find_limits -> decide -> apply
+#
+# It is read by people who audit a base image, and run by every Python process of that
+# image. So it imports only what a bare interpreter has loaded (and `_config_file` where there is
+# a configuration, `_host` where cores, ranks or workers matter, `_workers` where the program is
+# a server, `_cpu_count` where that is asked for), opens a closed list of files, prints nothing unless the configuration is broken or BLASENV_DEBUG=1, and writes only its
+# own variables. ``find_*`` open files, ``parse_*`` take their bytes. Errors are caught in two
+# places: `read_file`, for one file, and `run`, for everything.
+#
+# It counts instructions, which shows in two habits: annotations are quoted, because Python
+# then makes one string of each and evaluates none; and lists stand where generators would,
+# because a list is built in place, and a generator is a function call for each item.
+#
+# Files: /etc/blasenv.toml, /proc/self/cgroup, /proc/self/mountinfo, the CPU limit of each
+# cgroup from our own up to the mount point (cpu.max, or cpu.cfs_quota_us and
+# cpu.cfs_period_us), and, when that allows more threads than half of the CPUs, one
+# /sys/devices/system/cpu/cpuN/topology/thread_siblings_list.
+#
+# Not handled: a limit outside the cgroup namespace (nobody in it can see one), a limit
+# that changes while the process runs, CPU shares and weights (requests, not limits).
 
 import os
 import sys
@@ -162,7 +161,9 @@ def read_config(
     elif program in ("-m", "-c"):
         words = words or getattr(sys, "orig_argv", None)
         if words is None:  # before Python 3.10
-            words = os.fsdecode(read_file("/proc/self/cmdline", MAX_FILE, True)[0]).split("\0")
+            from ._host import command_line
+
+            words = command_line("self")
         if not SERVERS.isdisjoint(words) or any([word.startswith(WORKERS) for word in words]):
             config.server = words
     return config
