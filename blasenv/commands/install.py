@@ -17,7 +17,7 @@ from typing import NamedTuple
 from blasenv.errors import Failure
 from blasenv.output.text import printable
 from blasenv.pythons.installed import STARTUP, sitecustomize_state
-from blasenv.pythons.interpreter import Interpreter, identify
+from blasenv.pythons.interpreter import Interpreter, identify, is_executable
 from blasenv.pythons.search import find
 from blasenv.pythons.steps import Step, locked, plan_install, plan_uninstall, start
 
@@ -80,11 +80,12 @@ def uninstall_command(args: argparse.Namespace) -> int:
     return max(refused, _work(targets, args.dry_run, _plan_uninstall, _uninstall, "nothing of blasenv is there"))
 
 
-def _is_placed(stdlib: str) -> bool:
-    return sitecustomize_state(stdlib).form != "" or os.path.lexists(f"{stdlib}/{STARTUP}")
+def _is_placed(one: Interpreter) -> bool:
+    """Whether a copy of blasenv is there, also one that somebody asked for by name."""
+    return sitecustomize_state(one.stdlib).form != "" or os.path.lexists(f"{one.stdlib}/{STARTUP}")
 
 
-def _targets(args: argparse.Namespace, wants: Callable[[str], bool]) -> tuple[list[Target], int]:
+def _targets(args: argparse.Namespace, wants: Callable[[Interpreter], bool]) -> tuple[list[Target], int]:
     """The directories to work on, and 1 when some of all have to be left out, else 0."""
     if bool(args.pythons) == args.all:
         raise Failure("name the interpreters, or say --all; blasenv scan lists them", 2)
@@ -92,20 +93,40 @@ def _targets(args: argparse.Namespace, wants: Callable[[str], bool]) -> tuple[li
     refused = 0
     if args.all:
         for one in find().interpreters:
-            if not one.is_venv and not one.unsupported and wants(one.stdlib):
-                try:
-                    targets[one.stdlib] = _target(one)
-                except Failure as failure:
-                    print(f"blasenv: {failure.message}", file=sys.stderr)
-                    refused = 1
+            if one.is_venv or one.unsupported or not wants(one):
+                continue
+            if one.owner and (one.owner.kind == "root" or not _is_placed(one)):
+                print(f"left alone: {printable(f'{one.path}, {one.owner.sentence}')}; to include it, name it")
+                continue
+            try:
+                targets[one.stdlib] = _target(one)
+            except Failure as failure:
+                print(f"blasenv: {failure.message}", file=sys.stderr)
+                refused = 1
         return list(targets.values()), refused
     for name in args.pythons:
-        path = name if "/" in name else shutil.which(name)
-        one_named = identify(os.path.abspath(path)) if path else None
-        if one_named is None:
-            raise Failure(f"{name} is no Python interpreter (a script that starts one?); blasenv scan lists them")
+        one_named = _named(name)
         targets[one_named.stdlib] = _target(one_named)
     return list(targets.values()), refused
+
+
+def _named(name: str) -> Interpreter:
+    """The interpreter that a person names, by a path or a name on PATH, or a Failure that says what is there instead."""
+    path = name if "/" in name else shutil.which(name)
+    if path is None:
+        beside = f"; the file here is ./{name}" if os.path.lexists(name) else ""
+        raise Failure(f"no {printable(name)} on PATH{printable(beside)}; blasenv scan lists the interpreters")
+    found = identify(os.path.abspath(path))
+    if found is not None:
+        return found
+    shown = printable(path)
+    if not os.path.lexists(path):
+        raise Failure(f"there is no {shown}; blasenv scan lists the interpreters")
+    if os.path.isdir(path):
+        raise Failure(f"{shown} is a directory; name the interpreter in it, such as {shown.rstrip('/')}/bin/python3")
+    if is_executable(os.path.realpath(path)):
+        raise Failure(f"{shown} is no Python interpreter: no standard library lies with it")
+    raise Failure(f"{shown} is no Python interpreter (a script that starts one?); blasenv scan lists them")
 
 
 def _target(interpreter: Interpreter) -> Target:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections import Counter
 
 from blasenv.errors import Failure
 from blasenv.output.text import paint, paragraph, print_json, printable, table
@@ -17,7 +18,9 @@ def scan_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "places", nargs="*", metavar="DIRECTORY", help="look only in these; default: PATH, processes, the file system"
     )
-    parser.add_argument("--strict", action="store_true", help="exit with 1 when an interpreter is not covered")
+    parser.add_argument(
+        "--strict", action="store_true", help="exit with 1 when an interpreter of this image is not covered"
+    )
     parser.add_argument("--root", default="/", metavar="DIR", help="scan the image unpacked in DIR")
     parser.add_argument("--json", action="store_true", help="print JSON")
 
@@ -33,7 +36,7 @@ def scan_command(args: argparse.Namespace) -> int:
             raise Failure(f"{place}: no such directory", 2)
     found = find(root, places)
     rows = [(interpreter, coverage(interpreter, root)) for interpreter in found.interpreters]
-    uncovered = [interpreter for interpreter, cover in rows if not interpreter.unsupported and not cover.fine]
+    uncovered = [one for one, cover in rows if not one.owner and not one.unsupported and not cover.fine]
     if args.json:
         print_json(
             {
@@ -59,6 +62,7 @@ def _as_json(interpreter: Interpreter, cover: Coverage) -> dict[str, object]:
         "covered_by": list(cover.by),
         "blasenv": cover.version or None,
         "compiled": cover.compiled,
+        "owner": interpreter.owner._asdict() if interpreter.owner else None,
         "supported": not interpreter.unsupported,
         "intact": not cover.problems,
         "problems": list(cover.problems),
@@ -75,7 +79,7 @@ def _as_text(rows: list[tuple[Interpreter, Coverage]], uncovered: int, notes: li
     remarks = []
     for interpreter, cover in rows:
         covered = paint("green", " + ".join(cover.by)) if cover.by else paint("red", "no")
-        if interpreter.unsupported:
+        if interpreter.unsupported or (interpreter.owner and not cover.by):
             covered = paint("dim", "-")
         code = "" if not cover.by else "compiled" if cover.compiled else "no .pyc"
         path = printable(interpreter.path)
@@ -84,11 +88,24 @@ def _as_text(rows: list[tuple[Interpreter, Coverage]], uncovered: int, notes: li
             remarks.append(paragraph(f"{path}: {'; '.join([*cover.problems, cover.advice])}"))
     parts = [table(["PYTHON", "KIND", "COVERED BY", "CODE", "INTERPRETER"], lines)] if lines else []
     parts += [paragraph(printable(note)) for note in notes] + remarks
-    supported = sum(not interpreter.unsupported for interpreter, _ in rows)
+    parts += [paragraph(printable(sentence)) for sentence in _of_others([interpreter for interpreter, _ in rows])]
+    supported = sum(not interpreter.owner and not interpreter.unsupported for interpreter, _ in rows)
     if not rows:
         parts.append("No Python interpreter found.")
     elif uncovered:
         parts.append(f"{uncovered} of {supported} not covered. To cover all: blasenv install --all")
+    elif not supported:
+        parts.append("None of them is this image's and can be covered.")
     else:
         parts.append(f"All {supported} covered." if supported > 1 else "Covered.")
     return "\n".join(parts)
+
+
+def _of_others(interpreters: list[Interpreter]) -> list[str]:
+    """One sentence for each owner of interpreters that are not this image's."""
+    counts = Counter(one.owner for one in interpreters if one.owner)
+    return [
+        f"{number} {'is' if number == 1 else 'are'} {owner.sentence}: not counted here, and left alone by "
+        "blasenv install --all; blasenv install PYTHON covers one by name"
+        for owner, number in counts.items()
+    ]

@@ -11,6 +11,8 @@ import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from blasenv.pythons.owner import Owner
+
 EXECUTABLE = re.compile(r"(?:python|pypy)(?:3(?:\.\d+t?)?)?")
 STDLIB = re.compile(r"(?:python|pypy)(3)\.(\d+)t?")
 OLDEST = (3, 9)
@@ -33,6 +35,8 @@ class Interpreter:
     """The base's executable; for a base, its own."""
     site_packages: tuple[str, ...]
     """Where its hooks (.pth files) are read."""
+    owner: Owner | None = None
+    """Who has it, when it is not this image; only a search tells."""
 
     @property
     def is_venv(self) -> bool:

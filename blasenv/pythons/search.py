@@ -8,9 +8,10 @@ import sys
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from blasenv.pythons.interpreter import EXECUTABLE, STDLIB, Interpreter, executables, identify, resolve
+from blasenv.pythons.owner import Owner, other_root, owner
 
 # Nobody's interpreters, or another image's.
 SKIPPED_NAMES = frozenset(
@@ -147,15 +148,46 @@ def _running() -> Iterator[str]:
                 yield path
 
 
+def _identify(path: str, root: str) -> Interpreter | None:
+    """The interpreter at ``path``. In another root that lies in this one, its absolute links lead to places there."""
+    top = other_root(root, path)
+    if not top:
+        return identify(path, root)
+    found = identify(path[len(top) :], root.rstrip("/") + top)
+    return found and replace(
+        found,
+        path=top + found.path,
+        stdlib=top + found.stdlib if found.stdlib else "",
+        base=top + found.base,
+        site_packages=tuple(top + place for place in found.site_packages),
+    )
+
+
+def _on_path(root: str) -> set[str]:
+    """The standard libraries of what a user of the image can start by name, and of what runs this."""
+    directories = ["/usr/local/bin", "/usr/bin", "/bin"]
+    found = set()
+    if root == "/":
+        directories += [place for place in os.environ.get("PATH", "").split(":") if place.startswith("/")]
+        found.add(os.path.realpath(os.path.dirname(os.__file__)))
+    for directory in dict.fromkeys(directories):
+        for path in executables(root, directory):
+            interpreter = identify(path, root)
+            if interpreter is not None:
+                found.add(interpreter.stdlib)
+    return found
+
+
 def find(root: str = "/", places: Iterable[str] = (), progress: Progress | None = None) -> Found:
     """The interpreters in ``places`` and below, or without places in the whole image.
 
     Each base and each venv comes once, bases first. Without places, the directories on PATH and
-    the running processes are asked, too, unless another ``root`` than / is looked at.
+    the running processes are asked, too, unless another ``root`` than / is looked at. Each says
+    its owner, when that is not this image; who looks into an owner's directory has named it.
     """
     found = Found()
     progress = progress or Progress()
-    places = list(places)
+    places = [resolve(root, place) for place in places]
     bases: dict[str, Interpreter] = {}
     venvs: dict[tuple[str, str], Interpreter] = {}
 
@@ -170,7 +202,7 @@ def find(root: str = "/", places: Iterable[str] = (), progress: Progress | None 
         yield from walk(root, places or ["/"], found, progress)
 
     for path in candidates():
-        interpreter = identify(path, root)
+        interpreter = _identify(path, root)
         if interpreter is None:
             continue
         if interpreter.is_venv:
@@ -180,11 +212,37 @@ def find(root: str = "/", places: Iterable[str] = (), progress: Progress | None 
             bases.setdefault(interpreter.stdlib, interpreter)
     # A venv may lead to a base that lies outside of the places.
     for venv in list(venvs.values()):
-        base = identify(venv.base, root) if venv.stdlib not in bases and venv.stdlib else None
+        base = _identify(venv.base, root) if venv.stdlib not in bases and venv.stdlib else None
         if base is not None and not base.is_venv:
             bases[base.stdlib] = base
     progress.end()
-    by_path = sorted(bases.values(), key=lambda one: one.path), sorted(venvs.values(), key=lambda one: one.path)
-    found.interpreters = [*by_path[0], *by_path[1]]
+    found.interpreters = _with_owners(root, places, [*bases.values()], [*venvs.values()])
     found.notes = list(dict.fromkeys(found.notes))
     return found
+
+
+def _with_owners(
+    root: str, places: list[str], bases: list[Interpreter], venvs: list[Interpreter]
+) -> list[Interpreter]:
+    """Bases, then venvs, by path, each with its owner. A venv is its base's owner's, or in another root that one's."""
+    on_path = _on_path(root)
+    made: dict[str, list[str]] = {}
+    for venv in venvs:
+        made.setdefault(venv.stdlib, []).append(os.path.dirname(os.path.dirname(venv.path)))
+    owners: dict[str, Owner | None] = {}
+
+    def whose(one: Interpreter) -> Owner | None:
+        if not one.stdlib:  # the base is gone
+            top = other_root(root, one.path)
+            return Owner("root", top) if top else None
+        if one.stdlib not in owners:
+            known = one.stdlib in on_path
+            owners[one.stdlib] = None if known else owner(root, one.stdlib, made.get(one.stdlib, ()))
+        return owners[one.stdlib]
+
+    rows = []
+    for one in sorted(bases + venvs, key=lambda one: (one.is_venv, one.path)):
+        has = whose(one)
+        named = has and any(f"{place}/".startswith(f"{has.directory}/") for place in places)
+        rows.append(replace(one, owner=None if named else has))
+    return rows
