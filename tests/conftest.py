@@ -281,11 +281,11 @@ def one_cpu() -> Iterator[Cgroup]:
         yield group
 
 
-def pytest_report_header() -> list[str]:
+def pytest_report_header() -> str:
     """What the tests found, and what they must do without."""
     missing = [version for version in VERSIONS if version not in PYTHONS]
     found = ", ".join(version for version in VERSIONS if version in PYTHONS)
-    return [f"CPython: {found}; not on this machine, so not tried: {', '.join(missing) or 'none'}"]
+    return f"CPython: {found}; not on this machine, so not tried: {', '.join(missing) or 'none'}"
 
 
 def skip_reason(report: pytest.TestReport | pytest.CollectReport) -> str:
@@ -294,8 +294,9 @@ def skip_reason(report: pytest.TestReport | pytest.CollectReport) -> str:
 
 
 def pytest_terminal_summary(terminalreporter: Any, exitstatus: int, config: pytest.Config) -> None:
-    """In CI, name the skips that have no business there."""
+    """Say once more what was not tried; in CI, name the skips that have no business there."""
     del exitstatus, config
+    terminalreporter.write_line(pytest_report_header())
     for report in _unexpected_skips(terminalreporter):
         terminalreporter.write_line(f"{report.nodeid}: skipped in CI: {skip_reason(report)}", red=True)
 

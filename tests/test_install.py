@@ -25,7 +25,7 @@ def prefix(tmp_path: Path) -> Prefix:
     return make_prefix(tmp_path / "prefix", NEWEST)
 
 
-def blasenv(*words: str | Path, status: int = 0, **changes: str) -> subprocess.CompletedProcess[str]:
+def blasenv(*words: str | Path, status: int | None = 0, **changes: str) -> subprocess.CompletedProcess[str]:
     """Run the command from this checkout."""
     environ = clean_environ(PYTHONPATH=str(ROOT), PYTHONDONTWRITEBYTECODE="1", **changes)
     return run([sys.executable, "-m", "blasenv", *words], environ=environ, status=status)
@@ -182,7 +182,7 @@ def test_replaced_by_somebody(prefix: Prefix) -> None:
 
 def test_an_interpreter_that_starts_otherwise_afterwards_is_left_alone(prefix: Prefix) -> None:
     # Its own start-up code complains of a sitecustomize that is not the one it expects.
-    (prefix.stdlib / "site-packages" / "complain.pth").write_text(
+    (prefix.site_packages / "complain.pth").write_text(
         "import os, sys; '_blasenv_startup' in os.listdir(os.path.dirname(os.__file__)) and print('who is that?')\n"
     )
     before = snapshot(prefix.directory)
@@ -192,7 +192,7 @@ def test_an_interpreter_that_starts_otherwise_afterwards_is_left_alone(prefix: P
 
 def test_an_interpreter_that_does_not_run_it_is_left_alone(prefix: Prefix) -> None:
     # Something else is imported in its place.
-    (prefix.stdlib / "site-packages" / "early.pth").write_text("import sys; sys.modules['sitecustomize'] = sys\n")
+    (prefix.site_packages / "early.pth").write_text("import sys; sys.modules['sitecustomize'] = sys\n")
     before = snapshot(prefix.directory)
     assert "blasenv did not run" in blasenv("install", prefix.python, status=1).stderr
     assert snapshot(prefix.directory) == before
@@ -208,7 +208,7 @@ def test_refusals(prefix: Prefix, tmp_path: Path) -> None:
 
     assert "say --all" in refused(status=2)
     assert "say --all" in refused("--all", prefix.python, status=2)
-    assert "no Python interpreter" in refused(tmp_path / "nowhere" / "python3")
+    assert "there is no" in refused(tmp_path / "nowhere" / "python3")
     script = tmp_path / "python3"
     script.write_text("#!/bin/sh\n")
     script.chmod(0o755)
@@ -222,6 +222,55 @@ def test_refusals(prefix: Prefix, tmp_path: Path) -> None:
     (prefix.stdlib / "sitecustomize.py").rmdir()
     prefix.python.chmod(0o644)
     assert "no Python interpreter" in refused(prefix.python)
+
+
+def test_says_what_stands_in_the_place_of_an_interpreter(tmp_path: Path) -> None:
+    (tmp_path / "nosuchpython").write_text("")
+    (tmp_path / "true").symlink_to(str(shutil.which("true")))
+    script = tmp_path / "script"
+    script.write_text("#!/bin/sh\n")
+    script.chmod(0o755)
+    command = [sys.executable, "-m", "blasenv", "install"]
+    for name, sentence in {
+        "nosuchinterpreter": "no nosuchinterpreter on PATH; blasenv scan lists",
+        "nosuchpython": "no nosuchpython on PATH; the file here is ./nosuchpython; blasenv scan lists",
+        f"{tmp_path}/gone": f"there is no {tmp_path}/gone; blasenv scan lists",
+        f"{tmp_path}/": f"{tmp_path}/ is a directory; name the interpreter in it, such as {tmp_path}/bin/python3",
+        "./true": "./true is no Python interpreter: no standard library lies with it",
+        "./script": "./script is no Python interpreter (a script that starts one?); blasenv scan lists",
+    }.items():
+        done = run([*command, name], environ=clean_environ(PYTHONPATH=str(ROOT)), status=1, cwd=tmp_path)
+        assert done.stderr.startswith(f"blasenv: {sentence}")
+
+
+def test_all_is_this_image_and_not_what_lies_in_it(prefix: Prefix, tmp_path: Path) -> None:
+    # A whole installation below a product's directory, and one in a directory that looks like a root.
+    other = make_prefix(tmp_path / "root" / "usr", NEWEST)
+    real = (other.stdlib / "os.py").resolve()
+    (other.stdlib / "os.py").unlink()
+    shutil.copy(real, other.stdlib)  # in a root of its own, a link leads to a place in there
+    (tmp_path / "root" / "etc").mkdir()
+    (tmp_path / "root" / "etc" / "os-release").write_text("ID=other\n")
+    before = snapshot(tmp_path)
+
+    def plan(**changes: str) -> tuple[set[str], set[str]]:
+        lines = blasenv("install", "--all", "--dry-run", status=None, **changes).stdout.splitlines()
+        ours = {str(one.stdlib) for one in (prefix, other)}
+        written = {stdlib for stdlib in ours if any(f" {stdlib}/" in line for line in lines)}
+        return written, {line.strip() for line in lines} & {str(prefix.python), str(other.python)}
+
+    assert plan() == (set(), {str(prefix.python), str(other.python)})
+    # Whoever has it on PATH uses it.
+    assert plan(PATH=f"{prefix.python.parent}:{os.environ['PATH']}") == ({str(prefix.stdlib)}, {str(other.python)})
+    assert snapshot(tmp_path) == before
+    # By name, each is covered; --all then knows of the product's, and leaves the other root's alone.
+    blasenv("install", prefix.python, other.python)
+    for command in ("upgrade", "uninstall"):
+        done = blasenv(command, "--all", "--dry-run", status=None).stdout
+        assert f"{prefix.python} and every venv" in done
+        assert f"  {other.python}\n" in done
+    blasenv("uninstall", prefix.python, other.python)
+    assert snapshot(tmp_path) == before
 
 
 def test_refuses_what_belongs_to_another_user(prefix: Prefix) -> None:

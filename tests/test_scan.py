@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ from conftest import NEWEST_TESTED, PYTHONS, ROOT, clean_environ, run
 from instructions import copy_hook
 from prefix import copy_by_hand, make_prefix
 
+from blasenv.pythons.owner import owner
 from blasenv.pythons.search import MAX_DIRECTORIES, foreign_mounts
 
 
@@ -184,6 +186,127 @@ def test_what_cannot_be_covered_says_why(image: Image) -> None:
             "PyPy has no os.sched_getaffinity, so that the start-up code cannot count CPUs"
         ],
     }
+
+
+@pytest.mark.parametrize(
+    ("prefix", "whose"),
+    [
+        ("", None),
+        ("/usr", None),
+        ("/usr/local", None),
+        ("/opt", None),
+        ("/home/ada", None),
+        ("/home/ada/.local", None),
+        ("/home/ada/.pyenv/versions/3.13.1", None),
+        ("/opt/pyenv/versions/3.13.1", None),
+        ("/root/.local/share/uv/python/cpython-3.12.7-linux-x86_64-gnu", None),
+        ("/root/.local/share/mise/installs/python/3.13.1", None),
+        ("/root/.asdf/installs/python/3.13.1", None),
+        ("/home/linuxbrew/.linuxbrew/Cellar/python@3.12/3.12.1", None),
+        ("/python", None),
+        ("/opt/python3.13", None),
+        ("/opt/python/3.13.1", None),
+        ("/opt/python/cp313-cp313", None),
+        ("/usr/local/python", None),
+        ("/home/ada/Python-3.13", None),
+        ("/opt/blender/4.2/python", "/opt/blender"),
+        ("/opt/vendor/runtime", "/opt/vendor"),
+        ("/opt/company/python3.12", "/opt/company"),
+        ("/optimal/python", "/optimal"),
+        ("/usr/lib/google-cloud-sdk/platform/bundledpythonunix", "/usr/lib/google-cloud-sdk"),
+        ("/usr/lib/libreoffice/program/python", "/usr/lib/libreoffice"),
+        ("/usr/local/share/product/python", "/usr/local/share/product"),
+        ("/root/.local/share/product/python", "/root/.local/share/product"),
+        ("/var/lib/product/python", "/var/lib/product"),
+    ],
+)
+def test_whose_by_its_place(prefix: str, whose: str | None, tmp_path: Path) -> None:
+    found = owner(str(tmp_path), f"{prefix}/lib/python3.13")
+    assert (found and found.directory) == whose
+    assert found is None or found.kind == "product"
+    # The same in another root that is unpacked below.
+    Image(tmp_path).write("/mnt/disk/etc/os-release")
+    assert owner(str(tmp_path), f"/mnt/disk{prefix}/lib/python3.13") == ("root", "/mnt/disk")
+
+
+def of_others(image: Image) -> None:
+    """Interpreters of two other roots and of a product."""
+    # One whose absolute links, followed from here, would lead into this image.
+    image.base("/srv/chroot/usr", "python3.11", "python3")
+    image.link("/srv/chroot/etc/os-release", "../usr/lib/os-release")
+    image.link("/srv/chroot/usr/local/bin/python3", "/usr/bin/python3.11")
+    image.venv("/srv/chroot/srv/app", "/usr/bin", "/usr/bin/python3", version="3.11.2")
+    image.venv("/srv/chroot/srv/orphan", "/opt/gone/bin", version="3.12.0")
+    image.base("/mnt/disk/opt/conda", "python3.12")
+    image.write("/mnt/disk/opt/conda/conda-meta/history")
+    for directory in ("usr/bin", "etc", "lib"):
+        image.directory(f"/mnt/disk/{directory}")
+    image.base("/opt/blender/4.2/python", "python3.11")
+    image.venv("/opt/blender/4.2/venv", "/opt/blender/4.2/python/bin", version="3.11.2")
+
+
+def test_others_are_listed_and_not_counted(tmp_path: Path) -> None:
+    image = Image(tmp_path / "image")
+    image.base("/usr", "python3.11", "python3")
+    copy_by_hand(image.at("/usr/lib/python3.11"))
+    of_others(image)
+    found = image.scan("--strict")
+    root, disk = ({"kind": "root", "directory": place} for place in ("/srv/chroot", "/mnt/disk"))
+    blender = {"kind": "product", "directory": "/opt/blender"}
+    assert {path: (one["owner"], one["base"], one["stdlib"]) for path, one in found.items()} == {
+        "/usr/bin/python3.11": (None, "/usr/bin/python3.11", "/usr/lib/python3.11"),
+        "/srv/chroot/usr/bin/python3.11": (
+            root, "/srv/chroot/usr/bin/python3.11", "/srv/chroot/usr/lib/python3.11"
+        ),
+        "/srv/chroot/srv/app/bin/python": (
+            root, "/srv/chroot/usr/bin/python3.11", "/srv/chroot/usr/lib/python3.11"
+        ),
+        "/srv/chroot/srv/orphan/bin/python": (root, "/srv/chroot/opt/gone/bin/python", None),
+        "/mnt/disk/opt/conda/bin/python3.12": (
+            disk, "/mnt/disk/opt/conda/bin/python3.12", "/mnt/disk/opt/conda/lib/python3.12"
+        ),
+        "/opt/blender/4.2/python/bin/python3.11": (
+            blender, "/opt/blender/4.2/python/bin/python3.11", "/opt/blender/4.2/python/lib/python3.11"
+        ),
+        "/opt/blender/4.2/venv/bin/python": (
+            blender, "/opt/blender/4.2/python/bin/python3.11", "/opt/blender/4.2/python/lib/python3.11"
+        ),
+    }  # fmt: skip
+    text = scan("--root", image.root, "--strict").stdout
+    assert "  1 another root's, /mnt/disk\n" in text
+    assert "  3 another root's, /srv/chroot\n" in text
+    assert "  2 bundled in /opt/blender\n" in text
+    assert text.endswith("Covered.\n")
+
+
+def test_who_looks_into_anothers_directory_has_named_it(tmp_path: Path) -> None:
+    image = Image(tmp_path / "image")
+    of_others(image)
+    for place in ("srv/chroot", "srv/chroot/usr/bin", "opt/blender/4.2", "mnt/disk/opt"):
+        assert {one["owner"] for one in image.scan(place, "--strict", status=1).values()} == {None}
+    for place in ("srv", "opt", "mnt"):
+        assert None not in [one["owner"] for one in image.scan(place, "--strict").values()]
+
+
+def test_what_the_image_uses_is_its_own(tmp_path: Path) -> None:
+    image = Image(tmp_path / "image")
+    image.base("/opt/company/runtime", "python3.12")
+    (runtime,) = image.scan().values()
+    assert runtime["owner"]
+    image.venv("/srv/app", "/opt/company/runtime/bin", version="3.12.1")
+    assert not any(one["owner"] for one in image.scan().values())
+    shutil.rmtree(image.root / "srv")
+    image.link("/usr/local/bin/python3", "/opt/company/runtime/bin/python3.12")
+    assert not any(one["owner"] for one in image.scan().values())
+
+
+def test_a_path_stays_in_one_piece(tmp_path: Path) -> None:
+    image = Image(tmp_path / "image")
+    long = "/opt/python-" + "a-directory-with-quite-a-long-name/" * 3 + "end"
+    image.base(long, "python3.12")
+    copy_by_hand(image.at(f"{long}/lib/python3.12"))
+    out = scan("--root", image.root, COLUMNS="80").stdout
+    assert out.count(f"{long}/bin/python3.12") == 3  # in the table, and in the advice what to do about it
 
 
 def test_starts_nothing_and_writes_nothing(image: Image) -> None:

@@ -183,7 +183,8 @@ def test_by_hand_into_a_directory_on_pythonpath(prefix: Prefix, tmp_path: Path, 
 
 def test_pip_install_target(prefix: Prefix, tmp_path: Path, wheel: Path, one_cpu: Cgroup) -> None:
     target = tmp_path / "target"
-    run([PYTHONS[NEWEST], "-m", "pip", "install", "--quiet", "--no-index", "--no-deps", "--target", target, wheel])
+    # The pip of the tests' own environment: Debian's Python comes without.
+    run([sys.executable, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps", "--target", target, wheel])
     assert seen(one_cpu, prefix.python, PYTHONPATH=str(target))["native"] is None  # no .pth is read there
     shutil.copy(target / "blasenv" / "sitecustomize_template" / "sitecustomize.py", target)
     assert seen(one_cpu, prefix.python, PYTHONPATH=str(target))["native"] == "1"

@@ -1,6 +1,6 @@
 """``blasenv install``, ``upgrade`` and ``uninstall``: cover an interpreter and every venv made from it.
 
-The plan is printed, then done; the steps are in placement.
+The plan is printed, then done; its steps are in pythons/steps.py.
 """
 
 from __future__ import annotations
@@ -92,17 +92,21 @@ def _targets(args: argparse.Namespace, wants: Callable[[Interpreter], bool]) -> 
     targets: dict[str, Target] = {}
     refused = 0
     if args.all:
+        others: dict[str, list[str]] = {}
         for one in find().interpreters:
             if one.is_venv or one.unsupported or not wants(one):
                 continue
             if one.owner and (one.owner.kind == "root" or not _is_placed(one)):
-                print(f"left alone: {printable(f'{one.path}, {one.owner.sentence}')}; to include it, name it")
+                others.setdefault(one.owner.sentence, []).append(one.path)
                 continue
             try:
                 targets[one.stdlib] = _target(one)
             except Failure as failure:
                 print(f"blasenv: {failure.message}", file=sys.stderr)
                 refused = 1
+        for sentence, paths in others.items():
+            print(f"left alone, unless named: {printable(sentence)}:")
+            print(*(f"  {printable(path)}" for path in paths), sep="\n")
         return list(targets.values()), refused
     for name in args.pythons:
         one_named = _named(name)
@@ -111,7 +115,7 @@ def _targets(args: argparse.Namespace, wants: Callable[[Interpreter], bool]) -> 
 
 
 def _named(name: str) -> Interpreter:
-    """The interpreter that a person names, by a path or a name on PATH, or a Failure that says what is there instead."""
+    """The interpreter that a person names, a path or a name on PATH; or a Failure that says what is there instead."""
     path = name if "/" in name else shutil.which(name)
     if path is None:
         beside = f"; the file here is ./{name}" if os.path.lexists(name) else ""

@@ -84,11 +84,11 @@ def _as_text(rows: list[tuple[Interpreter, Coverage]], uncovered: int, notes: li
         code = "" if not cover.by else "compiled" if cover.compiled else "no .pyc"
         path = printable(interpreter.path)
         lines.append([_version(interpreter), interpreter.kind, covered, code, path])
-        if cover.problems or (cover.by and cover.advice):
+        if not interpreter.owner and (cover.problems or (cover.by and cover.advice)):
             remarks.append(paragraph(f"{path}: {'; '.join([*cover.problems, cover.advice])}"))
     parts = [table(["PYTHON", "KIND", "COVERED BY", "CODE", "INTERPRETER"], lines)] if lines else []
     parts += [paragraph(printable(note)) for note in notes] + remarks
-    parts += [paragraph(printable(sentence)) for sentence in _of_others([interpreter for interpreter, _ in rows])]
+    parts += _of_others([interpreter for interpreter, _ in rows])
     supported = sum(not interpreter.owner and not interpreter.unsupported for interpreter, _ in rows)
     if not rows:
         parts.append("No Python interpreter found.")
@@ -102,10 +102,10 @@ def _as_text(rows: list[tuple[Interpreter, Coverage]], uncovered: int, notes: li
 
 
 def _of_others(interpreters: list[Interpreter]) -> list[str]:
-    """One sentence for each owner of interpreters that are not this image's."""
+    """Whose the interpreters are that are not this image's, and what that means."""
     counts = Counter(one.owner for one in interpreters if one.owner)
-    return [
-        f"{number} {'is' if number == 1 else 'are'} {owner.sentence}: not counted here, and left alone by "
-        "blasenv install --all; blasenv install PYTHON covers one by name"
-        for owner, number in counts.items()
-    ]
+    if not counts:
+        return []
+    lines = [f"  {number} {printable(owner.sentence)}" for owner, number in counts.items()]
+    meaning = "Not this image's, so neither counted nor covered by blasenv install --all, only by name:"
+    return [paragraph(meaning), *lines]

@@ -153,7 +153,8 @@ def _site_packages(root: str, prefix: str, stdlib: str) -> tuple[str, ...]:
     lib = os.path.basename(stdlib)
     places = [f"{prefix}/lib/{lib}/site-packages", f"{prefix}/lib64/{lib}/site-packages"]
     if prefix in ("/usr", ""):
-        places += [f"/usr/local/lib/{lib}/dist-packages", "/usr/lib/python3/dist-packages"]
+        debians = (f"/usr/local/lib/{lib}", "/usr/lib/python3", f"/usr/lib/{lib}")
+        places += [f"{place}/dist-packages" for place in debians]
     found = dict.fromkeys(resolve(root, place) for place in places)
     return tuple(place for place in found if os.path.isdir(root.rstrip("/") + place))
 

@@ -13,9 +13,12 @@ from dataclasses import dataclass, field, replace
 from blasenv.pythons.interpreter import EXECUTABLE, STDLIB, Interpreter, executables, identify, resolve
 from blasenv.pythons.owner import Owner, other_root, owner
 
-# Nobody's interpreters, or another image's.
+# Nobody's interpreters, another image's, or links to them (/etc/alternatives).
 SKIPPED_NAMES = frozenset(
-    ["node_modules", "site-packages", "dist-packages", "__pycache__", ".git", ".hg", ".svn", "lost+found", "overlay2"]
+    (
+        *("alternatives", "node_modules", "site-packages", "dist-packages", "__pycache__", ".git", ".hg", ".svn"),
+        *("lost+found", "overlay2"),
+    )
 )
 SKIPPED_PLACES = frozenset(
     f"/{place}"
@@ -221,9 +224,7 @@ def find(root: str = "/", places: Iterable[str] = (), progress: Progress | None 
     return found
 
 
-def _with_owners(
-    root: str, places: list[str], bases: list[Interpreter], venvs: list[Interpreter]
-) -> list[Interpreter]:
+def _with_owners(root: str, places: list[str], bases: list[Interpreter], venvs: list[Interpreter]) -> list[Interpreter]:
     """Bases, then venvs, by path, each with its owner. A venv is its base's owner's, or in another root that one's."""
     on_path = _on_path(root)
     made: dict[str, list[str]] = {}

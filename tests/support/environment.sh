@@ -1,19 +1,32 @@
 # Sourced by tests/run and tests/demo: what they need on a Debian machine that has only python3.
 
-# packages NAME...: install the Debian packages that are missing.
+# packages NAME...: install the Debian packages that are missing; those that could not be are in $lacking.
+lacking=()
 packages() {
-    local missing=()
+    local name missing=()
     for name in "$@"; do
-        dpkg-query --show --showformat '${db:Status-Status}\n' "$name" 2>/dev/null | grep -qx installed || missing+=("$name")
+        installed "$name" || missing+=("$name")
     done
     [ ${#missing[@]} -eq 0 ] && return
-    if [ "$(id -u)" -ne 0 ] || ! command -v apt-get >/dev/null; then
-        echo "$0: without ${missing[*]}; as root on Debian, it installs them" >&2
-        return
+    if [ "$(id -u)" -eq 0 ] && command -v apt-get >/dev/null; then
+        echo "Installing ${missing[*]}" >&2
+        # One by one when not all can be had: one that is missing shall not take the others with it.
+        apt-get update -qq >&2 || true
+        fetch "${missing[@]}" || for name in "${missing[@]}"; do fetch "$name" || true; done
     fi
-    echo "Installing ${missing[*]}" >&2
-    (apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq --no-install-recommends "${missing[@]}") \
-        >/dev/null || echo "$0: cannot install ${missing[*]}" >&2
+    for name in "${missing[@]}"; do
+        installed "$name" || lacking+=("$name")
+    done
+    # Said again at the end by who asks for more than it needs.
+    [ ${#lacking[@]} -eq 0 ] || echo "$0: without ${lacking[*]}; as root on Debian, it installs them" >&2
+}
+
+installed() {
+    dpkg-query --show --showformat '${db:Status-Status}\n' "$1" 2>/dev/null | grep -qx installed
+}
+
+fetch() {
+    DEBIAN_FRONTEND=noninteractive apt-get install -qq --no-install-recommends "$@" >/dev/null
 }
 
 # environment DIRECTORY PIP-ARGUMENT...: a virtual environment, filled anew when the arguments change.

@@ -31,6 +31,14 @@ class Prefix:
     def stdlib(self) -> Path:
         return self.directory / "lib" / f"python{self.version}"
 
+    @property
+    def site_packages(self) -> Path:
+        """Where it reads .pth files: Debian's Python not in site-packages."""
+        code = "import site; print(site.getsitepackages()[0])"
+        directory = Path(run([self.python, "-I", "-S", "-c", code]).stdout.strip())
+        directory.mkdir(parents=True, exist_ok=True)
+        return directory
+
     def venv(self, directory: Path, *options: str) -> Venv:
         """A venv made from it."""
         run([self.python, "-m", "venv", "--without-pip", *options, directory])
