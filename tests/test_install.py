@@ -156,6 +156,53 @@ def test_for_a_venv_it_is_the_base_that_is_covered(prefix: Prefix, tmp_path: Pat
     assert blasenv("scan", "--strict", tmp_path).stdout.endswith("All 2 covered.\n")
 
 
+def test_a_copy_outlives_its_owner_and_takes_itself_away(
+    prefix: Prefix, tmp_path: Path, wheel: Path, one_cpu: Cgroup
+) -> None:
+    (prefix.stdlib / "sitecustomize.py").write_text("import sys\nsys.former = True\n")
+    site = prefix.site_packages
+    before = snapshot(prefix.directory)
+    environ = clean_environ(PYTHONDONTWRITEBYTECODE="1")
+
+    def pip(command: str, *words: str | Path) -> None:
+        start: list[str | Path] = [sys.executable, "-m", "pip", "--quiet", "--python", prefix.python, command]
+        by_force = ["--break-system-packages"] if (prefix.stdlib / "EXTERNALLY-MANAGED").exists() else []
+        run([*start, *by_force, *words], environ=environ)
+
+    pip("install", "--no-index", "--no-deps", wheel)
+    run([prefix.python, "-m", "blasenv", "install", prefix.python], environ=environ)
+    pip("uninstall", "--yes", "blasenv")
+    assert not list(site.rglob("*blasenv*"))
+    # The command is gone, and the copy decides as before.
+    ask = "import os, sys; print(os.environ['BLASENV_SET'], sys.former, sys._blasenv.by)"
+    copy = prefix.stdlib / "_blasenv_startup"
+    assert one_cpu.run([prefix.python, "-B", "-c", ask]).stdout == f"OMP_NUM_THREADS=1 True {copy}/__init__.py\n"
+
+    placed = snapshot(prefix.directory)
+    remove: list[str | Path] = [prefix.python, "-B", "-m", "_blasenv_startup"]
+    plan = run([*remove, "--dry-run"]).stdout
+    assert plan.splitlines()[-1] == f"remove {copy}"
+    assert snapshot(prefix.directory) == placed
+    assert "usage: " in run([*remove, "--help"], status=2).stderr
+    # From a venv as well: it is the base's copy that goes.
+    run([prefix.python, "-B", "-m", "venv", "--without-pip", tmp_path / "venv"])
+    assert run([tmp_path / "venv" / "bin" / "python", *remove[1:]]).stdout == plan
+    for directory in [*prefix.site_packages.parents, prefix.directory / "bin"]:
+        if directory.is_relative_to(prefix.directory) and not any(directory.iterdir()):
+            directory.rmdir()  # pip leaves them
+    assert snapshot(prefix.directory) == before
+
+
+def test_the_copy_does_not_take_away_what_somebody_changed(prefix: Prefix) -> None:
+    blasenv("install", prefix.python)
+    site = prefix.stdlib / "sitecustomize.py"
+    site.write_text(TEMPLATE.read_text() + "import sys\n")
+    changed = snapshot(prefix.stdlib)
+    refusal = run([prefix.python, "-B", "-m", "_blasenv_startup"], status=1).stderr
+    assert refusal == f"_blasenv_startup: {site} was changed after blasenv placed it; move it elsewhere and try again\n"
+    assert snapshot(prefix.stdlib) == changed
+
+
 def test_changed_by_somebody(prefix: Prefix) -> None:
     blasenv("install", prefix.python)
     site = prefix.stdlib / "sitecustomize.py"

@@ -104,6 +104,10 @@ def test_imports_run_one_way(module: str) -> None:
     assert ours(module, only_types=True) <= ALLOWED[room(module)]
 
 
+def test_what_is_copied_to_stand_alone_knows_nobody() -> None:
+    assert not [name for name in imports("blasenv.pythons.removal", only_types=True) if "blasenv" in name]
+
+
 def test_text_knows_nobody() -> None:
     assert ours("blasenv.output.text", only_types=True) == set()
 

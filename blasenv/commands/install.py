@@ -16,10 +16,11 @@ from typing import NamedTuple
 
 from blasenv.errors import Failure
 from blasenv.output.text import printable
-from blasenv.pythons.installed import STARTUP, sitecustomize_state
+from blasenv.pythons.installed import sitecustomize_state
 from blasenv.pythons.interpreter import Interpreter, identify, is_executable
+from blasenv.pythons.removal import STARTUP, Refused, Step, locked, plan_uninstall
 from blasenv.pythons.search import find
-from blasenv.pythons.steps import Step, locked, plan_install, plan_uninstall, start
+from blasenv.pythons.steps import plan_install, start
 
 # Ends with this message, and exit status 1, in an interpreter that has not decided when it started.
 CHECK = """
@@ -197,8 +198,8 @@ def _work(
     for target in targets:
         try:
             steps = plan(target)
-        except Failure as failure:
-            print(f"blasenv: {failure.message}", file=sys.stderr)
+        except (Failure, Refused) as refusal:
+            print(f"blasenv: {refusal}", file=sys.stderr)
             status = 1
             continue
         print(f"{printable(target.interpreter)} and every venv made from it" + ("" if steps else f": {idle}"))
@@ -213,7 +214,7 @@ def _work(
         try:
             with locked(target.stdlib):
                 do(target)
-        except (Failure, OSError, subprocess.SubprocessError) as error:
+        except (Failure, Refused, OSError, subprocess.SubprocessError) as error:
             print(f"blasenv: {printable(target.stdlib)}: {error}", file=sys.stderr)
             status = 1
         else:

@@ -7,25 +7,36 @@ Two forms: the hook, which pip puts into a site-packages directory, and the copy
     sitecustomize.distrib.py         what was in its place before, if anything
     _blasenv_startup/                the start-up code, as in the package; not named blasenv,
         __init__.py, …               which would hide one that pip has installed
+    _blasenv_startup/__main__.py     takes all of it away, when blasenv itself is gone
     _blasenv_startup/manifest.json   what was placed, so that it can be taken away again
     _blasenv_startup/saved/          the .pyc files of the former sitecustomize.py
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from blasenv import __file__ as PACKAGE_FILE  # noqa: N812
 from blasenv import __version__
+from blasenv.pythons.removal import ASIDE, MARK, REMOVER, SITE, STARTUP, digest, read_file, read_manifest
+
+__all__ = [
+    "HOOK",
+    "SITE",
+    "STARTUP",
+    "STARTUP_FILES",
+    "State",
+    "digest",
+    "hook_state",
+    "read_file",
+    "sitecustomize_state",
+    "template",
+    "wanted",
+]
 
 PACKAGE = os.path.dirname(os.path.abspath(PACKAGE_FILE))
-SITE = "sitecustomize.py"
-ASIDE = "sitecustomize.distrib.py"
-STARTUP = "_blasenv_startup"
 # All that runs when an interpreter starts.
 STARTUP_FILES = (
     "__init__.py",
@@ -34,26 +45,8 @@ STARTUP_FILES = (
     "_host.py",
     "_workers.py",
 )
-MANIFEST = f"{STARTUP}/manifest.json"
-SAVED = f"{STARTUP}/saved"
 HOOK = "a0_blasenv.pth"
-MARK = STARTUP.encode()  # is in every sitecustomize.py of ours, of whatever version
-MAX_FILE = 1 << 20  # bytes; what is read here is code and records, not the kernel's
 VERSION = re.compile(rb'^__version__ = "([^"\n]{1,40})"$', re.MULTILINE)
-
-
-def read_file(path: str) -> bytes | None:
-    """The contents of a regular file, None when there is none that can be read."""
-    try:
-        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
-            return file.read(MAX_FILE)
-    except OSError:
-        return None
-
-
-def digest(contents: bytes) -> str:
-    """The SHA-256 of ``contents`` in hexadecimal."""
-    return hashlib.sha256(contents).hexdigest()
 
 
 def template() -> bytes:
@@ -68,40 +61,10 @@ def template() -> bytes:
 def wanted() -> dict[str, bytes]:
     """The files of a copy by their path below the standard library, the one that counts last."""
     files = {}
-    for name in STARTUP_FILES:
-        with open(os.path.join(PACKAGE, name), "rb") as file:
+    for name, source in {**dict(zip(STARTUP_FILES, STARTUP_FILES)), REMOVER: "pythons/removal.py"}.items():
+        with open(os.path.join(PACKAGE, source), "rb") as file:
             files[f"{STARTUP}/{name}"] = file.read()
     return {**files, SITE: template()}
-
-
-@dataclass
-class Manifest:
-    """What was done to a standard library's directory. It is written before anything is done."""
-
-    version: str = __version__
-    files: dict[str, list[str]] = field(default_factory=dict)
-    """SHA-256 of each file placed, the newest first; an upgrade keeps the one it replaces."""
-    aside: str = ""
-    """How a sitecustomize.py that was there got out of the way: "", "moved" or "diverted" (dpkg)."""
-    saved: list[str] = field(default_factory=list)
-    """The .pyc files of the former sitecustomize.py: each is in SAVED, or back in __pycache__ already."""
-    pycache: bool = True
-    """Whether there was a __pycache__ directory before."""
-
-    def dump(self) -> bytes:
-        """The manifest as a file."""
-        return (json.dumps({"schema": 1, **vars(self)}, indent=2) + "\n").encode()
-
-
-def read_manifest(stdlib: str) -> Manifest | None:
-    """The manifest in a standard library's directory, None without one that can be understood."""
-    try:
-        fields = json.loads(read_file(f"{stdlib}/{MANIFEST}") or b"")
-        if fields.pop("schema") != 1:
-            return None
-        return Manifest(**fields)
-    except (AttributeError, KeyError, TypeError, ValueError):
-        return None
 
 
 @dataclass(frozen=True)

@@ -119,6 +119,15 @@ def main(stdlib: Path, interpreter: str, venv_python: str, spare: Path) -> None:
             after = snapshot(stdlib)
             assert after == pristine, f"{where}, then uninstall: {after.items() ^ pristine.items()}"
             assert diversions() == undiverted, where
+            # What is left can also go by itself, as long as any of it is there.
+            copy(spare / "left", stdlib)
+            if (stdlib / "_blasenv_startup" / "__main__.py").exists():
+                remove = [interpreter, "-B", "-m", "_blasenv_startup"]
+                done = subprocess.run(remove, capture_output=True, check=False, env={"PATH": os.defpath}, text=True)
+                assert done.returncode == 0, f"{where}, then {remove}: {done.stderr}"
+                after = snapshot(stdlib)
+                assert after == pristine, f"{where}, then {remove}: {after.items() ^ pristine.items()}"
+                assert diversions() == undiverted, where
         print(kill_at - 1, len(seen))
 
 
