@@ -185,6 +185,51 @@ def test_disabled_says_so(tmp_path: Path) -> None:
     assert "BLASENV_DISABLE=1" in document["reason"]
 
 
+@pytest.mark.parametrize("other", ["", "BLASENV_DISABLE=1", "OMP_NUM_THREADS=3", "mode"])
+@pytest.mark.parametrize(
+    ("variable", "value", "accepted"),
+    [
+        ("BLASENV_THREADS", "abc", "a whole number from 1 to 8192"),
+        ("BLASENV_THREADS", "0", "a whole number from 1 to 8192"),
+        ("BLASENV_MODE", "bogus", '"auto", "single" or "off"'),
+    ],
+)
+def test_what_was_ignored_is_named(
+    variable: str, value: str, accepted: str, other: str, tmp_path: Path, one_venv: Venv, one_cpu: Cgroup
+) -> None:
+    changed = {**clean_environ(PYTHONPATH=str(ROOT)), variable: value}
+    if other == "mode":
+        changed["BLASENV_CONFIG"] = str(tmp_path / "off.toml")
+        (tmp_path / "off.toml").write_text('mode = "off"\n')
+    elif other:
+        changed[other.partition("=")[0]] = other.partition("=")[2]
+    note = f"{variable}={value!r} is ignored: it is {accepted}"
+    words = [*BLASENV, "status", "--root", str(tree(tmp_path)), "--affinity", "8"]
+    document = json.loads(run([*words, "--json"], changed).stdout)
+    assert note in document["notes"]
+    assert note not in document["reason"]
+    assert note in " ".join(run(words, changed).stdout.split())
+    # Of the process itself, the hook's decision has the note, and without a hook the look at it.
+    del changed["PYTHONPATH"]
+    seen = json.loads(one_cpu.run([one_venv.directory / "bin" / "blasenv", "status", "--json"], environ=changed).stdout)
+    assert note in seen["notes"]
+    assert seen["hook"]["active"] == (other != "BLASENV_DISABLE=1")
+
+
+def test_an_odd_word_that_disables_is_told_the_others(tmp_path: Path) -> None:
+    words = ["status", "--root", tree(tmp_path), "--affinity", "8"]
+    for value in ("maybe", "Nope"):
+        reason = report(*words, BLASENV_DISABLE=value)["reason"]
+        assert reason.endswith(
+            f"BLASENV_DISABLE={value} is in the environment; of all values, only 0, no, false, off "
+            "and the empty one do not switch it off"
+        )
+    for value in ("1", "TRUE", "yes", "on"):
+        assert report(*words, BLASENV_DISABLE=value)["reason"].endswith("is in the environment")
+    for value in ("", "0", "no", "False", "OFF"):
+        assert report(*words, BLASENV_DISABLE=value)["rule"] == "quota"
+
+
 def test_each_setting_has_its_source(tmp_path: Path) -> None:
     root = tree(tmp_path, config='# ours\nrounding = "ceil"\n[programs]\n"train.py" = 6\n')
     words = ["explain", "--root", str(root), "--affinity", "8", "--json"]

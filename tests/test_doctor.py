@@ -125,6 +125,16 @@ def test_hook(patient: Venv) -> None:
     assert one(patient, "hook", BLASENV_DISABLE="1")["state"] == "warning"
 
 
+@pytest.mark.parametrize(
+    ("setting", "accepted"),
+    [("BLASENV_THREADS=abc", "a whole number from 1 to 8192"), ("BLASENV_MODE=bogus", '"auto", "single" or "off"')],
+)
+def test_a_variable_that_is_ignored(setting: str, accepted: str, patient: Venv) -> None:
+    name, _, value = setting.partition("=")
+    seen = one(patient, "config", **{name: value})
+    assert (seen["state"], seen["value"]) == ("warning", f"{name}={value!r} is ignored: it is {accepted}")
+
+
 def test_files(patient: Venv) -> None:
     module = patient.site_packages / "blasenv" / "_host.py"
     assert one(patient, "files")["state"] == "ok"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import sys
 import zipapp
@@ -14,6 +15,9 @@ import pytest
 from conftest import NEWEST_TESTED, PROBE, PYTHONS, Cgroup, clean_environ, find_uv, run
 from instructions import copy_hook
 from prefix import PACKAGE, TEMPLATE, Prefix, copy_by_hand, make_prefix
+
+import blasenv
+from blasenv.machine.observe import disabled
 
 NEWEST = next(version for version, path in PYTHONS.items() if path == NEWEST_TESTED)
 BY = "import sys; print(getattr(getattr(sys, '_blasenv', None), 'by', None))"
@@ -80,6 +84,21 @@ def test_the_kill_switch(prefix: Prefix, tmp_path: Path) -> None:
     assert outcome(venv.python, "-c", BY, BLASENV_DISABLE="1") == (0, "hidden ran\nNone\n", "")
     (prefix.stdlib / "_blasenv_startup" / "__init__.py").write_text("import os; os._exit(9)\n")
     assert outcome(venv.python, "-c", "pass", BLASENV_DISABLE="1") == (0, "hidden ran\n", "")
+
+
+def test_the_words_that_do_not_switch_off_are_the_same_everywhere(prefix: Prefix) -> None:
+    asked = re.compile(r"""os\.getenv\("BLASENV_DISABLE", "0"\) in "([^"]*)" and """)
+    copies = [asked.findall(path.read_text()) for path in (PACKAGE / "a0_blasenv.pth", TEMPLATE)]
+    assert copies == [[blasenv.ENABLED]] * 2
+    copy_by_hand(prefix.stdlib)
+    code = "import sys; print(hasattr(sys, '_blasenv'))"
+    for value in ("", *blasenv.ENABLED.split()):
+        assert not disabled({"BLASENV_DISABLE": value})
+        assert outcome(prefix.python, "-c", code, BLASENV_DISABLE=value) == (0, "True\n", ""), value
+    for value in ("1", "yes", "true", "on", "2", "fAlse", "no, please"):
+        assert disabled({"BLASENV_DISABLE": value})
+        assert outcome(prefix.python, "-c", code, BLASENV_DISABLE=value) == (0, "False\n", ""), value
+    assert not disabled({})
 
 
 HIDDEN = {

@@ -99,9 +99,7 @@ def observe(
         limits = list(blasenv.find_limits(root, cpus, config))
         decision = blasenv.decide(config, limits, len(cpus), environ)
     if disabled(environ):
-        decision = blasenv.undecided(
-            "disabled", [f"BLASENV_DISABLE={environ['BLASENV_DISABLE']} is in the environment"]
-        )
+        decision = blasenv.undecided("disabled", [_why_disabled(environ["BLASENV_DISABLE"]), *config.notes])
     return Observation(
         root=root,
         cpus=frozenset(cpus),
@@ -157,6 +155,14 @@ def _fit(config: Config, limits: Sequence[Limit], affinity: int, environ: Mappin
 def disabled(environ: Mapping[str, str]) -> bool:
     """Whether BLASENV_DISABLE switches the hook off, as its line asks."""
     return environ.get("BLASENV_DISABLE", "0") not in blasenv.ENABLED
+
+
+def _why_disabled(value: str) -> str:
+    why = f"BLASENV_DISABLE={value} is in the environment"
+    if value.lower() in ("1", "true", "yes", "on"):
+        return why
+    words = list(dict.fromkeys(blasenv.ENABLED.lower().split()))
+    return f"{why}; of all values, only {', '.join(words)} and the empty one do not switch it off"
 
 
 def settings(config: Config, environ: Mapping[str, str]) -> list[Setting]:

@@ -49,10 +49,15 @@ class View:
 
     def reason(self, decision: Decision) -> str:
         """Why, in one sentence."""
-        if decision.rule in ("disabled", "error") and decision.notes:
+        if self._first_note_says_why(decision):
             return printable(f"{report.RULES[decision.rule]}: {decision.notes[0]}")
         seen = self.seen
         return printable(report.reason(decision, seen.config, seen.limits, self.affinity))
+
+    def _first_note_says_why(self, decision: Decision) -> bool:
+        """Whether the rule's own reason is a note, as of BLASENV_DISABLE; a mode "off" is in the configuration."""
+        off = decision.rule == "disabled" and decision is not self.seen.hook and disabled(self.seen.environ)
+        return bool(decision.notes) and (off or decision.rule == "error")
 
     def variables(self) -> list[report.Variable]:
         """The known thread variables, those of the configuration, and the ones just set."""
@@ -88,7 +93,7 @@ class View:
     def why_no_hook(self) -> str:
         """Why the hook did not run in this interpreter, as far as it can be told from inside."""
         if disabled(self.seen.environ):
-            return "switched off by BLASENV_DISABLE"
+            return printable(f"switched off by BLASENV_DISABLE={self.seen.environ['BLASENV_DISABLE']}")
         if sys.flags.no_site:
             return "not active: Python was started with -S, which runs no .pth file"
         return "not active; blasenv doctor says why"
@@ -96,7 +101,7 @@ class View:
     def remarks(self) -> list[str]:
         """What a person should know besides."""
         seen, decision, now = self.seen, self.decision, self.seen.decision
-        notes = list(decision.notes) if decision.rule not in ("disabled", "error") else []
+        notes = decision.notes[1:] if self._first_note_says_why(decision) else list(decision.notes)
         if self.hook is not None and (self.hook.rule, self.hook.set) != (now.rule, now.set):
             values = assignments(now.set) or "nothing"
             notes.append(
