@@ -1,6 +1,6 @@
 """Inside the image of every-interpreter: make the interpreters, ask each of them, compare the file system.
 
-    every_interpreter.py make | snapshot | ask THREADS | apt | compare
+    every_interpreter.py make | snapshot | ask THREADS | apt | leave | compare
 
 Python's own -I -S -B, so that neither blasenv nor a .pyc file comes from running this.
 """
@@ -28,6 +28,8 @@ LAYOUTS = {
     HOME / ".local" / "share" / "uv" / "python" / f"cpython-{FULL}-linux-x86_64-gnu": "EXTERNALLY-MANAGED",
     Path("/opt/conda"): "conda-meta/history",
 }
+# Not this image's: one that a product brings along, and one in another root. Nobody asked to cover them.
+OTHERS = (Path("/opt/product/4.2/python"), Path("/srv/chroot/usr"))
 VENVS = {"/opt/before": SYSTEM, "/opt/before-pyenv": next(iter(LAYOUTS)) / "bin" / "python3"}
 AFTER = {"/opt/after": SYSTEM, "/opt/after-copies": list(LAYOUTS)[1] / "bin" / "python3"}
 BEFORE = Path("/check/before.json")
@@ -46,7 +48,7 @@ ASK = (
 
 def make() -> None:
     """Interpreters in the places of pyenv, uv and conda, from Debian's own, and two venvs."""
-    for prefix, file in LAYOUTS.items():
+    for prefix in (*LAYOUTS, *OTHERS):
         lib = prefix / "lib" / STDLIB.name
         shutil.copytree(STDLIB, lib, ignore=shutil.ignore_patterns("sitecustomize*", "EXTERNALLY-MANAGED"))
         (lib / "site-packages").mkdir()
@@ -54,10 +56,13 @@ def make() -> None:
         shutil.copy2(os.path.realpath(SYSTEM), prefix / "bin" / f"python{VERSION}")
         for name in ("python3", "python"):
             (prefix / "bin" / name).symlink_to(f"python{VERSION}")
+    for prefix, file in LAYOUTS.items():
         if file:
-            path = lib / file if file == "EXTERNALLY-MANAGED" else prefix / file
+            path = prefix / "lib" / STDLIB.name / file if file == "EXTERNALLY-MANAGED" else prefix / file
             path.parent.mkdir(exist_ok=True)
             path.write_text("")
+    Path("/srv/chroot/etc").mkdir()
+    shutil.copy("/usr/lib/os-release", "/srv/chroot/etc/os-release")
     make_venvs(VENVS)
 
 
@@ -84,8 +89,9 @@ def ask(threads: str) -> None:
         print(python, done.stdout.strip())
         if seen != (0, expected, ""):
             raise SystemExit(f"{python}: {seen}, not {expected!r}")
-    if os.path.exists(PYPY):  # cannot be covered, and must not be touched
-        done = subprocess.run([PYPY, "-B", "-c", ASK], capture_output=True, text=True, env=environ, check=False)
+    # PyPy cannot be covered, and must not be touched; the others' were not asked for.
+    for python in [*filter(os.path.exists, [PYPY]), *(f"{prefix}/bin/python3" for prefix in OTHERS)]:
+        done = subprocess.run([python, "-B", "-c", ASK], capture_output=True, text=True, env=environ, check=False)
         assert (done.stdout, done.stderr) == ("None None\n", ""), done
 
 
@@ -131,6 +137,12 @@ def apt() -> None:
     run(["dpkg", "--audit"])
 
 
+def leave() -> None:
+    """Each copy takes itself away, without the command."""
+    for python in [SYSTEM, *(f"{prefix}/bin/python3" for prefix in LAYOUTS)]:
+        subprocess.run([python, "-B", "-m", "_blasenv_startup"], check=True)
+
+
 def compare() -> None:
     """What differs from the snapshot that was taken before ``blasenv install``."""
     before = {path: tuple(kind) for path, kind in json.loads(BEFORE.read_text()).items()}
@@ -154,5 +166,7 @@ if __name__ == "__main__":
         ask(sys.argv[2])
     elif sys.argv[1] == "apt":
         apt()
+    elif sys.argv[1] == "leave":
+        leave()
     else:
         compare()
