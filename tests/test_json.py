@@ -145,6 +145,16 @@ def looks(place: Place, command: str) -> list[Any]:
     ]
 
 
+def image_with_a_product(root: Path) -> Path:
+    """A directory that ``scan`` takes for an image in which a product brings its own Python along."""
+    prefix = root / "opt" / "product" / "runtime"
+    for name, contents in {"bin/python3.12": b"\x7fELF no program", "lib/python3.12/os.py": b""}.items():
+        (prefix / name).parent.mkdir(parents=True, exist_ok=True)
+        (prefix / name).write_bytes(contents)
+    (prefix / "bin" / "python3.12").chmod(0o755)
+    return root
+
+
 EXAMPLES: dict[str, Callable[[Place], list[Any]]] = {
     "status": lambda place: looks(place, "status"),
     "explain": lambda place: looks(place, "explain"),
@@ -161,7 +171,10 @@ EXAMPLES: dict[str, Callable[[Place], list[Any]]] = {
     "doctor": lambda place: [place.document(["doctor"]), place.document(["doctor", "--strict", "hook"])],
     "doctor PID": lambda place: [place.document(["doctor", place.pid, "--seconds", "0.3"])],
     "doctor --all": lambda place: [place.document(["doctor", "--all", "--seconds", "0.3"])],
-    "scan": lambda place: [place.document(["scan", place.venv.directory / "bin"])],
+    "scan": lambda place: [
+        place.document(["scan", place.venv.directory / "bin"]),
+        place.document(["scan", "--root", image_with_a_product(place.directory / "image")]),
+    ],
     "bench": lambda place: [
         place.document(["bench", "--seconds", "2", "--rounds", rounds, "--threads", "1", "--", "true"])
         for rounds in (1, 3)
