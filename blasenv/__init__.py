@@ -6,10 +6,11 @@
 #     read_config -> find_limits -> decide -> apply
 #
 # It is read by people who audit a base image, and run by every Python process of that
-# image. So it imports only what a bare interpreter has loaded (and `_config_file` where there is
-# a configuration, `_host` where cores, ranks or workers matter, `_workers` where the program is
-# a server, `_cpu_count` where that is asked for), opens a closed list of files, prints nothing unless the configuration is broken or BLASENV_DEBUG=1, and writes only its
-# own variables. ``find_*`` open files, ``parse_*`` take their bytes. Errors are caught in two
+# image. So it imports only what a bare interpreter has loaded (and `_config_file` where there
+# is a configuration, `_host` where cores, ranks or workers matter, `_workers` where the program
+# is a server, `_cpu_count` where that is asked for), opens a closed list of files, prints
+# nothing unless the configuration is broken or BLASENV_DEBUG=1, and writes only its own
+# variables. ``find_*`` open files, ``parse_*`` take their bytes. Errors are caught in two
 # places: `read_file`, for one file, and `run`, for everything.
 #
 # It counts instructions, which shows in two habits: annotations are quoted, because Python

@@ -92,4 +92,4 @@ def test_run_as_a_module(server: list[str], servers: Venv, group: Cgroup, tmp_pa
 @pytest.mark.parametrize("server", [pytest.param(server, id=server[0]) for server in (GUNICORN, UVICORN, CELERY)])
 def test_settings_of_others_do_not_count(server: list[str], servers: Venv, group: Cgroup, tmp_path: Path) -> None:
     script = servers.directory / "bin" / server[0]
-    assert serve([script, *server[1:]], group, tmp_path, "[programs]\nother = 3\n") == {("1", "quota")}
+    assert serve([script, *server[1:]], group, tmp_path, "[programs]\nother = 3\n") == {("1", "workers")}
