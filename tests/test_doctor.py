@@ -15,7 +15,7 @@ from conftest import NEWEST_TESTED, PYTHONS, Cgroup, Venv, clean_environ, make_v
 
 NAMES = [
     "hook", "files", "order", "compiled", "cost", "config", "decision",
-    "children", "blas", "libraries", "openmp", "blis", "uncovered", "variables", "throttling",
+    "children", "blas", "libraries", "openmp", "blis", "uncovered", "variables", "throttling", "pids",
 ]  # fmt: skip
 
 

@@ -14,13 +14,14 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 from conftest import ROOT, Cgroup, clean_environ, run
 
 import blasenv
-from blasenv.commands.doctor import verdict
+from blasenv.commands.doctor import page, verdict
+from blasenv.commands.doctor.started import UNKNOWN
 from blasenv.machine import libraries, process
 from blasenv.machine.cgroup import Throttling, cpus_of, directory_of, find_levels, parse_cpu_stat, tightest
 
@@ -290,11 +291,26 @@ def write_process(root: Path, state: str, faults: int = 0, swap: int = 0) -> Non
         (task.parent.parent / name).write_bytes(b"")
 
 
+class Said(NamedTuple):
+    """What is said of a process of whose start nothing is known."""
+
+    kind: str
+    problem: bool
+    sentence: str
+    advice: str
+
+
+def said(found: process.Process) -> Said:
+    judgement = verdict.judge(found)
+    words = page.sentence(found, judgement), page.advice(found, judgement, UNKNOWN)
+    return Said(judgement.kind, judgement.problem, *words)
+
+
 def test_a_process_that_waits_for_the_disk(tmp_path: Path) -> None:
     write_process(tmp_path, "D")
     (tmp_path / "proc/7/task/7/wchan").write_text("folio_wait_bit_common")
     (found,) = process.measure([7], 0.01, str(tmp_path))
-    judgement = verdict.judge(found)
+    judgement = said(found)
     assert judgement.kind == "disk"
     assert "100 %" in judgement.sentence
     assert "folio_wait_bit_common" in judgement.sentence
@@ -304,7 +320,7 @@ def test_a_process_that_waits_for_the_disk(tmp_path: Path) -> None:
 def test_memory_is_told_from_the_disk() -> None:
     thread = process.Thread(7, "a", major_faults=900.0)
     thread.states["D"] = 10
-    judgement = verdict.judge(process.Process(7, threads=[thread], swapped=300 << 20))
+    judgement = said(process.Process(7, threads=[thread], swapped=300 << 20))
     assert judgement.kind == "memory"
     assert "900 page faults a second" in judgement.sentence
     assert "300 MiB" in judgement.sentence
@@ -323,7 +339,7 @@ def process_with(busy: int, cpus: int, quota: float | None, throttling: Throttli
 
 
 def test_the_case_it_is_all_about() -> None:
-    judgement = verdict.judge(process_with(48, 48, 4.0, Throttling(15, 14, 600.0)))
+    judgement = said(process_with(48, 48, 4.0, Throttling(15, 14, 600.0)))
     assert judgement.sentence == (
         "Threads: 48 busy threads (OpenBLAS) share 4 CPUs; the kernel stopped them in 93 % of the periods."
     )
@@ -343,18 +359,18 @@ def test_one_above_a_fraction_is_a_problem_only_when_throttled() -> None:
 def test_a_variable_that_was_set_too_high_is_named() -> None:
     found = process_with(8, 8, 2.0, Throttling(15, 9, 1.0))
     found.environment = {"OPENBLAS_NUM_THREADS": "8", "OMP_NUM_THREADS": "2"}
-    assert verdict.judge(found).advice.startswith("It was started with OPENBLAS_NUM_THREADS=8. Restart it with OPEN")
+    assert said(found).advice.startswith("It was started with OPENBLAS_NUM_THREADS=8. Restart it with OPEN")
 
 
 def test_threads_that_are_nobodys_library() -> None:
     found = process_with(8, 8, 2.0, Throttling(15, 9, 1.0))
     found.libraries, found.environment = [], {}
-    assert "the program's own" in verdict.judge(found).advice
+    assert "the program's own" in said(found).advice
 
 
 def test_the_text_fits_a_terminal_and_leads_with_the_verdict() -> None:
     found = process_with(48, 48, 4.0, Throttling(15, 14, 600.0))
-    lines = verdict.render(found, verdict.judge(found)).split("\n")
+    lines = page.render(found, verdict.judge(found), UNKNOWN).split("\n")
     assert lines[2].startswith("Threads: 48 busy threads")
     assert max(len(line) for line in lines) <= 80
 

@@ -86,17 +86,25 @@ def recognise(path: str, root: str = "/") -> Library | None:
     return Library(kind, threading, version, path)
 
 
+_looked_inside: dict[tuple[int, int, int], tuple[bool | None, str]] = {}
+
+
 def _look_inside(path: str) -> tuple[bool | None, str]:
     """Whether the file asks for an OpenMP runtime, None when unreadable; and OpenBLAS's version in it."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         try:
-            if not stat.S_ISREG(os.fstat(fd).st_mode):
+            found = os.fstat(fd)
+            if not stat.S_ISREG(found.st_mode):
                 return None, ""
-            with mmap.mmap(fd, 0, access=mmap.ACCESS_READ) as contents:
-                version = _OPENBLAS_VERSION.search(contents)
-                openmp = _NEEDS_OPENMP.search(contents) is not None
-                return openmp, version.group(1).decode() if version else ""
+            # Many processes have the same library loaded, and it is large.
+            same = found.st_dev, found.st_ino, found.st_mtime_ns
+            if same not in _looked_inside:
+                with mmap.mmap(fd, 0, access=mmap.ACCESS_READ) as contents:
+                    version = _OPENBLAS_VERSION.search(contents)
+                    openmp = _NEEDS_OPENMP.search(contents) is not None
+                    _looked_inside[same] = openmp, version.group(1).decode() if version else ""
+            return _looked_inside[same]
         finally:
             os.close(fd)
     except (OSError, ValueError):  # ValueError: an empty file

@@ -99,7 +99,7 @@ def observe(
         limits = list(blasenv.find_limits(root, cpus, config))
         decision = blasenv.decide(config, limits, len(cpus), environ)
     if disabled(environ):
-        decision = blasenv.undecided("disabled", [_why_disabled(environ["BLASENV_DISABLE"]), *config.notes])
+        decision = _switched_off(environ, config)
     return Observation(
         root=root,
         cpus=frozenset(cpus),
@@ -123,16 +123,21 @@ def observe_process(
 ) -> Observation:
     """What the hook would decide for a process that runs: with its cgroup, configuration, program and job.
 
-    ``parent`` is its parent's PID, ``cpus`` its affinity mask, ``command`` its command line, ``environ`` what it
-    was started with.
+    ``parent`` is its parent's PID, ``cpus`` its affinity mask, ``command`` its command line, ``environ`` all that
+    it was started with: the ranks of its job and the BLASENV_ variables are in there.
     """
     words = _host.program_words(command, str(parent))
-    config = blasenv.read_config(
-        f"{root.rstrip('/')}/proc/{pid}/root", environ, [_host.parse_command_line(words)] if words else [], words
-    )
+    own = f"{root.rstrip('/')}/proc/{pid}/root"
+    named = environ.get("BLASENV_CONFIG", "")
+    # The path is one in its own tree, which may be another container's.
+    inside = {**environ, "BLASENV_CONFIG": own + named} if named.startswith("/") and named != "/dev/null" else environ
+    config = blasenv.read_config(own, inside, [_host.parse_command_line(words)] if words else [], words)
     config.process = str(pid)
     levels = find_levels(str(pid), root)
     limits = list(blasenv.find_limits(root, set(cpus), config, levels))
+    decision = blasenv.decide(config, limits, len(cpus), environ)
+    if disabled(environ):
+        decision = _switched_off(environ, config)
     return Observation(
         root=root,
         cpus=cpus,
@@ -140,10 +145,14 @@ def observe_process(
         environ=environ,
         config=config,
         limits=limits,
-        decision=blasenv.decide(config, limits, len(cpus), environ),
+        decision=decision,
         hook=None,
         fit=_fit(config, limits, len(cpus), environ),
     )
+
+
+def _switched_off(environ: Mapping[str, str], config: Config) -> Decision:
+    return blasenv.undecided("disabled", [_why_disabled(environ["BLASENV_DISABLE"]), *config.notes])
 
 
 def _fit(config: Config, limits: Sequence[Limit], affinity: int, environ: Mapping[str, str]) -> Decision:

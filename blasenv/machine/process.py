@@ -1,7 +1,7 @@
 """Look at processes that run now, from the outside, with nothing but /proc: no ptrace, nothing stops.
 
-``parse_*`` take the bytes of a file of /proc; `measure` opens them, twice and in between, and
-returns what happened meanwhile.
+``parse_*`` take the bytes of a file of /proc. A `Watch` opens them: when it starts, in between, and
+at the end; `measure` watches several processes over the same time.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import platform
 import re
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import blasenv
@@ -19,8 +19,13 @@ from blasenv import _host
 from blasenv.machine.cgroup import Throttling, cpus_of, directory_of, find_levels, read_throttling, tightest
 from blasenv.machine.libraries import Library, is_numeric, parse_maps, recognise_all
 from blasenv.machine.observe import Observation, observe_process
+from blasenv.machine.pids import Pids, UserThreads, find_pids, find_user_threads, nearest
 
-SAMPLES_PER_SECOND = 20
+# The kernel hands out quota every 100 ms; looks in step with that would always see the same part of it.
+SAMPLES_PER_SECOND = 41
+RESTLESS = 20  # times a second that a thread falls asleep; one that computes does so hardly ever
+THROTTLED = 0.1  # share of periods above which throttling is worth a word; short bursts cost a period now and then
+MOST_NEIGHBOURS = 64  # processes in one limit that are watched beside the one asked for
 _TICK = os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 100
 
 # The system calls a thread waits in, by number (arch/x86/entry/syscalls/syscall_64.tbl,
@@ -71,6 +76,8 @@ class Stat:
     major_faults: int
     seconds: float
     """CPU time, user and system."""
+    started: float
+    """When it began, in seconds after the machine's start; field 22."""
 
 
 def parse_stat(contents: bytes) -> Stat | None:
@@ -84,7 +91,7 @@ def parse_stat(contents: bytes) -> Stat | None:
         return None
     name = before.partition(b"(")[2].decode(errors="backslashreplace")
     ticks = int(fields[11]) + int(fields[12])
-    return Stat(name, fields[0].decode(), int(fields[1]), int(fields[9]), ticks / _TICK)
+    return Stat(name, fields[0].decode(), int(fields[1]), int(fields[9]), ticks / _TICK, int(fields[19]) / _TICK)
 
 
 def parse_status(contents: bytes) -> dict[str, str]:
@@ -93,12 +100,57 @@ def parse_status(contents: bytes) -> dict[str, str]:
     return {name: value.strip() for name, colon, value in pairs if colon}
 
 
+def parse_static(contents: bytes, name: str) -> list[tuple[int, int]]:
+    """The addresses in which files whose path holds ``name`` keep their variables, from /proc/PID/maps.
+
+    proc_pid_maps(5): ``address perms offset dev inode pathname``. A file's writable mapping, and the
+    nameless one right behind it, which is its .bss.
+    """
+    found: list[tuple[int, int]] = []
+    for line in contents.split(b"\n"):
+        fields = line.split(None, 5)
+        first, dash, last = (fields[0] if fields else b"").partition(b"-")
+        if not dash or len(fields) < 5 or not fields[1].startswith(b"rw"):
+            continue
+        try:
+            start, end = int(first, 16), int(last, 16)
+        except ValueError:
+            continue
+        if len(fields) == 6 and name in os.path.basename(os.fsdecode(fields[5])):
+            found.append((start, end))
+        elif len(fields) == 5 and found and found[-1][1] == start:
+            found[-1] = (found[-1][0], end)
+    return found
+
+
+def parse_start_of_machine(contents: bytes) -> float | None:
+    """When the machine started, in seconds since 1970: ``btime`` in /proc/stat (proc_stat(5))."""
+    for line in contents.split(b"\n"):
+        name, _, number = line.partition(b" ")
+        if name == b"btime" and number.isdigit():
+            return float(number)
+    return None
+
+
+@dataclass(frozen=True)
+class Lack:
+    """Something that could not be read."""
+
+    what: str
+    """libraries, environment or waits."""
+    path: str
+    problem: str
+    """Why, "" when nothing says so."""
+
+
 @dataclass
 class Thread:
     """One thread, over the time it was watched."""
 
     tid: int
     name: str
+    started: float = 0.0
+    """When it began, in seconds after the machine's start."""
     states: Counter[str] = field(default_factory=Counter)
     """How many samples saw it in which state."""
     places: Counter[tuple[str, str]] = field(default_factory=Counter)
@@ -115,6 +167,21 @@ class Thread:
     """Context switches per second because its CPU was taken."""
     cpus: frozenset[int] = frozenset()
     """Where it may run."""
+    turns: int = 0
+    """How many samples saw it wait for its turn at the lock of a Python interpreter (GIL)."""
+
+    @property
+    def running(self) -> float:
+        """The share of samples in which it was ready to run, with or without a CPU."""
+        return self.states["R"] / max(1, sum(self.states.values()))
+
+    @property
+    def restless(self) -> bool:
+        """Whether it falls asleep so often that it may be ready to run only because it waits for a CPU.
+
+        What computes has its CPU taken from it, however many others want it, and does not sleep.
+        """
+        return self.voluntary >= RESTLESS or self.turns > 0
 
     @property
     def busy(self) -> bool:
@@ -157,12 +224,75 @@ class Process:
     cgroup_processes: int = 0
     """How many processes share the tightest cgroup."""
     children: list[int] = field(default_factory=list)
+    neighbours: list[Process] = field(default_factory=list)
+    """The others in the tightest cgroup, or, without a limit, its descendants; watched over the same time."""
+    left_out: int = 0
+    """How many more of them there are."""
     swapped: int = 0
     """Bytes in swap."""
-    lacks: list[str] = field(default_factory=list)
-    """What could not be read, and why."""
+    started: float = 0.0
+    """When it began, in seconds after the machine's start."""
+    since: float | None = None
+    """The same in seconds since 1970, None when that can't be told."""
+    executable: str = ""
+    """Its file, as its own root directory names it; "" when that can't be read."""
+    root: str = ""
+    """Where its root directory can be opened from here, /proc/PID/root."""
+    search_path: str = ""
+    """PATH, as it was started with."""
+    around: frozenset[int] = frozenset()
+    """The CPUs that its parent may use."""
+    pids: Pids | None = None
+    """The cgroup with the fewest threads left, None where their number has no limit."""
+    refused: int | None = None
+    """How many threads or processes the kernel refused there while it was watched, None where it does not count."""
+    user_threads: UserThreads | None = None
+    """RLIMIT_NPROC, where it binds this process."""
+    lacks: list[Lack] = field(default_factory=list)
     gone: bool = False
     """Whether it ended while watched."""
+
+    def lacks_any(self, what: str) -> bool:
+        """Whether that could not be read: libraries, environment or waits."""
+        return any(lack.what == what for lack in self.lacks)
+
+    @property
+    def busy(self) -> list[Thread]:
+        """The threads that were ready to run in at least half of the samples."""
+        return [thread for thread in self.threads if thread.busy]
+
+    @property
+    def used(self) -> float:
+        """CPUs that it used."""
+        return sum(thread.cpu for thread in self.threads)
+
+    @property
+    def takes_turns(self) -> bool:
+        """Whether its threads wait for one another at Python's lock, so that one runs at a time."""
+        return any(thread.turns and thread.running for thread in self.threads)
+
+    @property
+    def wants(self) -> float:
+        """CPUs that it would use if it got them.
+
+        A thread that computes wants what it was ready to run for. One that keeps falling asleep
+        waits after each time for a CPU, so that on a busy machine it is ready to run for longer
+        than it would need: it wants what it used, or, stopped by a limit, what it was ready for.
+        Threads that take turns at Python's lock want one CPU together.
+        """
+        steady = sum(thread.running for thread in self.threads if not thread.restless)
+        restless = [thread for thread in self.threads if thread.restless]
+        used, ready = sum(thread.cpu for thread in restless), sum(thread.running for thread in restless)
+        if self.takes_turns:
+            together = [thread for thread in restless if thread.turns]
+            one = min(1.0, sum(thread.running for thread in together))
+            ready = one + sum(thread.running for thread in restless if not thread.turns)
+        return steady + (max(used, ready) if self.throttled else used)
+
+    @property
+    def throttled(self) -> bool:
+        """Whether the kernel stopped its cgroup so often that it is worth a word."""
+        return self.throttling is not None and self.throttling.share >= THROTTLED
 
     @property
     def limit(self) -> blasenv.Limit | None:
@@ -172,7 +302,7 @@ class Process:
     @property
     def cpus(self) -> frozenset[int]:
         """The CPUs that its busy threads may run on, all threads' when none is busy."""
-        masks = [thread.cpus for thread in self.threads if thread.busy] or [thread.cpus for thread in self.threads]
+        masks = [thread.cpus for thread in self.busy] or [thread.cpus for thread in self.threads]
         return frozenset[int]().union(*masks)
 
     @property
@@ -230,66 +360,36 @@ def _counters(task: str) -> _Counters | None:
     )
 
 
-def _place(proc: str, tid: int) -> tuple[str, str]:
-    """The system call that a sleeping thread is in, with the file it is about; or the kernel function."""
+def _read_call(proc: str, tid: int) -> list[int]:
+    """The number of the system call that a thread is in, and its arguments; empty when it runs or that is closed.
+
+    proc_pid_syscall(5): the number in decimal, six arguments, the stack and the instruction in
+    hexadecimal; or "running", or -1.
+    """
     words = _read(f"{proc}/task/{tid}/syscall").split()
-    if words and words[0].isdigit():
-        call = _CALLS.get(platform.machine(), {}).get(int(words[0]), "")
-        if call in ("select", "pselect6") and len(words) > 1 and int(words[1], 16) == 0:
+    if len(words) < 7 or not words[0].isdigit():
+        return []
+    return [int(words[0]), *(int(word, 16) for word in words[1:7])]
+
+
+def _place(proc: str, tid: int, call: Sequence[int]) -> tuple[str, str]:
+    """The system call that a sleeping thread is in, with the file it is about; or the kernel function."""
+    if call:
+        name = _CALLS.get(platform.machine(), {}).get(call[0], "")
+        if name in ("select", "pselect6") and call[1] == 0:
             return "clock_nanosleep", ""  # select without files is a sleep (Python before 3.11)
-        if call:
+        if name:
             target = ""
-            if _WITH_FILE.match(call) and len(words) > 1:
+            if _WITH_FILE.match(name):
                 try:
-                    target = os.readlink(f"{proc}/fd/{int(words[1], 16)}")
+                    target = os.readlink(f"{proc}/fd/{call[1]}")
                 except OSError:
                     target = ""
-            return call, target
+            return name, target
     function = _read(f"{proc}/task/{tid}/wchan").decode(errors="replace")
     if function in ("", "0"):
         return "", ""
-    return next((call for part, call in _KERNEL_FUNCTIONS if part in function), function), ""
-
-
-def _sample(proc: str, threads: dict[int, Thread]) -> None:
-    for tid in _tids(proc):
-        stat = parse_stat(_read(f"{proc}/task/{tid}/stat"))
-        if stat is None:
-            continue
-        thread = threads.setdefault(tid, Thread(tid, stat.name))
-        thread.name = stat.name
-        thread.states[stat.state] += 1
-        if stat.state in ("S", "D"):
-            thread.places[_place(proc, tid)] += 1
-
-
-def _identify(process: Process, proc: str) -> None:
-    """Fill in what does not change while it is watched."""
-    stat = parse_stat(_read(f"{proc}/stat"))
-    status = parse_status(_read(f"{proc}/status"))
-    if stat is None:
-        process.gone = True
-        return
-    process.name, process.parent = stat.name, stat.parent
-    process.user = int((status.get("Uid", "").split() or ["-1"])[0])
-    process.swapped = int((status.get("VmSwap", "").split() or ["0"])[0]) * 1024
-    process.command = [os.fsdecode(word) for word in _read(f"{proc}/cmdline").split(b"\0") if word]
-    maps, problem = blasenv.read_file(f"{proc}/maps", blasenv.MAX_MOUNTINFO)
-    if problem:
-        process.lacks.append(f"which libraries it has loaded ({proc}/maps: {problem})")
-    process.libraries = recognise_all(parse_maps(maps), f"{proc}/root")
-    environ, problem = blasenv.read_file(f"{proc}/environ", blasenv.MAX_MOUNTINFO)
-    if problem:
-        process.lacks.append(f"the environment it was started with ({proc}/environ: {problem})")
-    else:
-        pairs = (os.fsdecode(item).partition("=") for item in environ.split(b"\0"))
-        process.environment = {
-            name: value for name, _, value in pairs if name.endswith("_THREADS") or name.startswith("BLASENV_")
-        }
-    if not _readable(f"{proc}/syscall") and not _readable(f"{proc}/fd"):
-        process.lacks.append(f"what its threads wait for ({proc}/syscall)")
-    for tid in _tids(proc):
-        process.children += [int(pid) for pid in _read(f"{proc}/task/{tid}/children").split()]
+    return next((name for part, name in _KERNEL_FUNCTIONS if part in function), function), ""
 
 
 def _readable(path: str) -> bool:
@@ -304,6 +404,13 @@ def _readable(path: str) -> bool:
     return True
 
 
+def _link(path: str) -> str:
+    try:
+        return os.readlink(path)
+    except OSError:
+        return ""
+
+
 def _most_throttled(
     before: Sequence[Throttling | None], after: Sequence[Throttling | None]
 ) -> tuple[Throttling | None, Throttling | None]:
@@ -314,54 +421,182 @@ def _most_throttled(
     return max(changes, key=lambda change: (change[0].share, change[0].periods))
 
 
+class Watch:
+    """One process that is watched: from when this is made, over each `sample`, to `finish`."""
+
+    def __init__(self, pid: int, root: str = "/") -> None:
+        self.process = Process(pid)
+        self._root = root
+        self._proc = f"{os.path.join(root, 'proc')}/{pid}"
+        self._threads: dict[int, Thread] = {}
+        self._environ: Mapping[str, str] = {}
+        self._python: list[tuple[int, int]] = []
+        self._identify()
+        process = self.process
+        process.levels = [] if process.gone else find_levels(str(pid), root)
+        self._throttling = [read_throttling(level, root) for level in process.levels]
+        self._refused = {} if process.gone else {one.directory: one.refused for one in find_pids(str(pid), root)}
+        self._first = self._counters()
+
+    def _identify(self) -> None:
+        """Fill in what does not change while it is watched."""
+        process, proc = self.process, self._proc
+        stat = parse_stat(_read(f"{proc}/stat"))
+        if stat is None:
+            process.gone = True
+            return
+        status = parse_status(_read(f"{proc}/status"))
+        process.name, process.parent, process.started = stat.name, stat.parent, stat.started
+        machine = parse_start_of_machine(_read(f"{os.path.dirname(proc)}/stat"))
+        process.since = machine + stat.started if machine is not None else None
+        process.user = int((status.get("Uid", "").split() or ["-1"])[0])
+        process.swapped = int((status.get("VmSwap", "").split() or ["0"])[0]) * 1024
+        process.command = [os.fsdecode(word) for word in _read(f"{proc}/cmdline").split(b"\0") if word]
+        process.executable = _link(f"{proc}/exe").replace(" (deleted)", "")
+        process.root = f"{proc}/root"
+        maps, problem = blasenv.read_file(f"{proc}/maps", blasenv.MAX_MOUNTINFO)
+        if problem:
+            process.lacks.append(Lack("libraries", f"{proc}/maps", problem))
+        process.libraries = recognise_all(parse_maps(maps), f"{proc}/root")
+        self._python = parse_static(maps, "python")
+        environ, problem = blasenv.read_file(f"{proc}/environ", blasenv.MAX_MOUNTINFO)
+        if problem:
+            process.lacks.append(Lack("environment", f"{proc}/environ", problem))
+        else:
+            pairs = (os.fsdecode(item).partition("=") for item in environ.split(b"\0"))
+            self._environ = {name: value for name, _, value in pairs}
+            process.search_path = self._environ.get("PATH", "")
+            process.environment = {
+                name: value
+                for name, value in self._environ.items()
+                if name.endswith("_THREADS") or name.startswith("BLASENV_")
+            }
+        if not _readable(f"{proc}/syscall") and not _readable(f"{proc}/fd"):
+            process.lacks.append(Lack("waits", f"{proc}/syscall", ""))
+        process.children = _children(proc)
+        outer = parse_status(_read(f"{os.path.dirname(proc)}/{stat.parent}/status")) if stat.parent > 0 else {}
+        process.around = frozenset(_host.parse_cpu_list(outer.get("Cpus_allowed_list", "").encode()))
+
+    def _counters(self) -> dict[int, _Counters]:
+        counters = {tid: _counters(f"{self._proc}/task/{tid}") for tid in _tids(self._proc)}
+        return {tid: found for tid, found in counters.items() if found is not None}
+
+    def sample(self) -> None:
+        """Look once at what each thread does."""
+        for tid in _tids(self._proc):
+            stat = parse_stat(_read(f"{self._proc}/task/{tid}/stat"))
+            if stat is None:
+                continue
+            thread = self._threads.setdefault(tid, Thread(tid, stat.name, stat.started))
+            thread.name = stat.name
+            thread.states[stat.state] += 1
+            if stat.state in ("S", "D"):
+                call = _read_call(self._proc, tid)
+                thread.places[_place(self._proc, tid, call)] += 1
+                thread.turns += self._is_turn(call)
+
+    def _is_turn(self, call: Sequence[int]) -> bool:
+        """Whether a thread waits for Python's lock: futex(2) with a timeout, on a variable of the interpreter itself.
+
+        The lock and its condition are static (ceval_gil, in _PyRuntime); those of Python's
+        programs and of other libraries are not within the interpreter.
+        """
+        if not call or _CALLS.get(platform.machine(), {}).get(call[0]) != "futex" or not call[4]:
+            return False
+        return any(first <= call[1] < last for first, last in self._python)
+
+    def finish(self, elapsed: float) -> Process:
+        """The process, over the ``elapsed`` seconds that it was watched."""
+        process = self.process
+        process.seconds = elapsed
+        after = [read_throttling(level, self._root) for level in process.levels]
+        process.throttling, process.throttling_before = _most_throttled(self._throttling, after)
+        last = self._counters()
+        process.gone = process.gone or not last
+        process.threads = [
+            _finish(thread, self._first.get(tid), last.get(tid), elapsed)
+            for tid, thread in sorted(self._threads.items())
+        ]
+        process.observation = observe_process(
+            process.pid, process.parent, process.cpus, process.command, self._environ, self._root
+        )
+        return process
+
+    def count_threads(self) -> None:
+        """Fill in how many more threads may start, and how many were refused meanwhile."""
+        process = self.process
+        limits = find_pids(str(process.pid), self._root)
+        # The one that refused, else the one that will be first to.
+        news = {one: one.refused - (self._refused.get(one.directory) or 0) for one in limits if one.refused is not None}
+        refusing = [one for one, number in news.items() if number > 0]
+        process.pids = refusing[0] if refusing else nearest(limits)
+        process.refused = news.get(process.pids) if process.pids else None
+        process.user_threads = find_user_threads(process.pid, process.user, self._root)
+
+
+def _children(proc: str) -> list[int]:
+    return [int(pid) for tid in _tids(proc) for pid in _read(f"{proc}/task/{tid}/children").split()]
+
+
+def _descendants(pid: int, base: str) -> list[int]:
+    found: dict[int, None] = {}
+    following = [pid]
+    while following and len(found) < 10 * MOST_NEIGHBOURS:
+        for child in _children(f"{base}/{following.pop()}"):
+            if child not in found:
+                found[child] = None
+                following.append(child)
+    return list(found)
+
+
+def processes_in(directory: str) -> list[int]:
+    """The processes in a cgroup and in those below it, as far as they can be seen from here (cgroups(7))."""
+    found: set[int] = set()
+    for parent, _, _ in os.walk(directory):
+        found.update(int(pid) for pid in _read(f"{parent}/cgroup.procs").split() if pid.isdigit())
+    return sorted(found - {0})  # 0 stands for one outside of our PID namespace
+
+
+def _neighbours(process: Process, root: str) -> list[int]:
+    """The processes that share its tightest limit; its descendants where there is none."""
+    if process.limit is not None:
+        found = processes_in(directory_of(process.limit, root))
+        process.cgroup_processes = len(found)
+    else:
+        found = _descendants(process.pid, os.path.join(root, "proc"))
+    return [pid for pid in found if pid not in (process.pid, os.getpid())]
+
+
 def measure(pids: Sequence[int], seconds: float, root: str = "/") -> list[Process]:
-    """Watch processes for so many seconds, all over the same time.
+    """Watch processes for so many seconds, all over the same time, and those that share their limit.
 
     A process that ends meanwhile, or was not there, comes back with ``gone``.
     """
-    base = os.path.join(root, "proc")
-    processes = [Process(pid) for pid in pids]
-    proc = {process.pid: f"{base}/{process.pid}" for process in processes}
-    first: dict[int, dict[int, _Counters]] = {}
-    before: dict[int, list[Throttling | None]] = {}
-    threads: dict[int, dict[int, Thread]] = {pid: {} for pid in pids}
-    for process in processes:
-        _identify(process, proc[process.pid])
-        process.levels = [] if process.gone else find_levels(str(process.pid), root)
-        before[process.pid] = [read_throttling(level, root) for level in process.levels]
-        first[process.pid] = _all_counters(proc[process.pid])
+    watches = {pid: Watch(pid, root) for pid in pids}
+    neighbours: dict[int, list[int]] = {}
+    for pid, watch in list(watches.items()):
+        found = [] if watch.process.gone else _neighbours(watch.process, root)
+        # The process's own children first, where not all can be watched.
+        found.sort(key=lambda other: other not in watch.process.children)
+        neighbours[pid] = found[:MOST_NEIGHBOURS]
+        watch.process.left_out = len(found) - len(neighbours[pid])
+        watches.update({other: Watch(other, root) for other in neighbours[pid] if other not in watches})
     start = time.monotonic()
     sampled = 0
     while True:
-        for process in processes:
-            _sample(proc[process.pid], threads[process.pid])
+        for watch in watches.values():
+            watch.sample()
         sampled += 1
         # In a throttled cgroup this loop is throttled, too; a few samples are needed all the same.
         if time.monotonic() - start >= seconds and sampled >= 5:
             break
         time.sleep(1 / SAMPLES_PER_SECOND)
     elapsed = time.monotonic() - start
-    for process in processes:
-        process.seconds = elapsed
-        after = [read_throttling(level, root) for level in process.levels]
-        process.throttling, process.throttling_before = _most_throttled(before[process.pid], after)
-        last = _all_counters(proc[process.pid])
-        process.gone = process.gone or not last
-        process.threads = [
-            _finish(thread, first[process.pid].get(tid), last.get(tid), elapsed)
-            for tid, thread in sorted(threads[process.pid].items())
-        ]
-        process.observation = observe_process(
-            process.pid, process.parent, process.cpus, process.command, process.environment or {}, root
-        )
-        if process.limit is not None:
-            process.cgroup_processes = len(_read(f"{directory_of(process.limit, root)}/cgroup.procs").split())
-    return processes
-
-
-def _all_counters(proc: str) -> dict[int, _Counters]:
-    counters = {tid: _counters(f"{proc}/task/{tid}") for tid in _tids(proc)}
-    return {tid: found for tid, found in counters.items() if found is not None}
+    done = {pid: watch.finish(elapsed) for pid, watch in watches.items()}
+    for pid in pids:
+        watches[pid].count_threads()
+        done[pid].neighbours = [done[other] for other in neighbours[pid] if not done[other].gone]
+    return [done[pid] for pid in pids]
 
 
 def _finish(thread: Thread, first: _Counters | None, last: _Counters | None, elapsed: float) -> Thread:

@@ -6,20 +6,29 @@ import argparse
 import difflib
 import os
 import subprocess
-from collections.abc import Callable
+import sys
 from dataclasses import asdict
 
 from blasenv import __version__
 from blasenv.errors import Failure
 from blasenv.machine import process
+from blasenv.machine.process import Process
 from blasenv.output.text import count, paint, paragraph, print_json, table
 
-from . import effect, installation, verdict
-from .checks import CHECKS, Result, summary
+from . import effect, installation, page, started, verdict
+from .checks import CHECKS, Check, Context, Result, summary
+from .started import Started
+from .verdict import Verdict
 
 SCHEMA = 1
-# The checks register themselves as their modules are imported, in the order they are shown.
-ROOMS = (installation, effect)
+MOST_SECONDS = 3600
+# Those of the installation are shown first.
+ORDERED = {
+    name: function
+    for module in (installation, effect)
+    for name, function in CHECKS.items()
+    if function.__module__ == module.__name__
+}
 _STYLES = {"ok": "green", "skipped": "dim", "warning": "yellow", "problem": "red"}
 
 
@@ -29,26 +38,34 @@ def doctor_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--all", action="store_true", help="every process that has a BLAS or OpenMP library loaded")
     parser.add_argument("--seconds", type=float, default=1.5, help="how long to watch processes (default: 1.5)")
     parser.add_argument("--list", action="store_true", help="list the checks")
+    parser.add_argument(
+        "--root", default="/", metavar="DIR", help="check the image unpacked in DIR, without running it"
+    )
     parser.add_argument("--strict", action="store_true", help="a warning is a problem, too (for Dockerfiles)")
     parser.add_argument("--json", action="store_true", help="one JSON document")
 
 
 def doctor_command(args: argparse.Namespace) -> int:
     """Run ``blasenv doctor``: 0 when all is well, 1 when something is not."""
-    pids = [int(word) for word in args.what if word.isdigit()]
-    names = [word for word in args.what if not word.isdigit()]
+    # str.isdigit alone takes superscripts, of which int() makes nothing.
+    pids = [int(word) for word in args.what if word.isascii() and word.isdigit()]
+    names = [word for word in args.what if not (word.isascii() and word.isdigit())]
     if pids and names:
         raise Failure("give PIDs or names of checks, not both", 2)
     if args.all and args.what:
         raise Failure("--all takes neither PIDs nor checks", 2)
-    if not 0 < args.seconds <= 3600:
-        raise Failure("--seconds is a number above 0, such as 1.5", 2)
+    if args.root != "/" and (args.all or pids):
+        raise Failure("--root is for checks of an image; a process runs on this machine", 2)
+    if not os.path.isdir(args.root):
+        raise Failure(f"--root {args.root}: no such directory", 2)
+    if not 0 < args.seconds <= MOST_SECONDS:
+        raise Failure(f"--seconds {args.seconds:g}: say a number above 0 and up to {MOST_SECONDS}, such as 1.5", 2)
     if args.all:
         return _look_at_all(args)
     if pids:
-        return _look_at(pids, args)
+        return _look_at(list(dict.fromkeys(pids)), args)
     if args.list:
-        print(table(("CHECK", "WHAT IT ASKS"), [(name, summary(function)) for name, function in CHECKS.items()]))
+        print(table(("CHECK", "WHAT IT ASKS"), [(name, summary(function)) for name, function in ORDERED.items()]))
         return 0
     return _check(names, args)
 
@@ -60,7 +77,8 @@ def _check(names: list[str], args: argparse.Namespace) -> int:
             near = difflib.get_close_matches(name, CHECKS, 1)
             meant = f"; did you mean {near[0]}?" if near else ""
             raise Failure(f"there is no check {name!r}{meant} See: blasenv doctor --list", 2)
-    results = {name: _run(function) for name, function in CHECKS.items() if name in names or not names}
+    context = Context(args.root)
+    results = {name: _run(function, context) for name, function in ORDERED.items() if name in names or not names}
     bad = [name for name, result in results.items() if result.state == "problem"]
     bad += [name for name, result in results.items() if result.state == "warning" and args.strict]
     if args.json:
@@ -80,10 +98,10 @@ def _check(names: list[str], args: argparse.Namespace) -> int:
     return int(bool(bad))
 
 
-def _run(function: Callable[[], Result]) -> Result:
+def _run(function: Check, context: Context) -> Result:
     """One check; one that breaks is a finding, and the others still run."""
     try:
-        return function()
+        return function(context)
     except (OSError, ValueError, subprocess.SubprocessError) as error:
         return Result("problem", f"the check itself failed: {type(error).__name__}: {error}", "Please report it.")
 
@@ -92,50 +110,54 @@ def _closing(results: dict[str, Result], bad: list[str]) -> str:
     """One calm sentence."""
     warnings = [name for name, result in results.items() if result.state == "warning" and name not in bad]
     if bad:
-        which = ", ".join(bad)
-        return f"{count(len(bad), 'thing')} to look after: {which}. What to do stands behind the arrow."
+        return f"{count(len(bad), 'thing')} to look after: {', '.join(bad)}. The line with → says what to do."
     if warnings:
         return f"It works. Worth a look when there is time: {', '.join(warnings)}."
     return "All is well."
 
 
+def _judge(found: Process) -> tuple[Process, Verdict, Started]:
+    known = started.UNKNOWN if found.gone else started.look(found)
+    return found, verdict.judge(found, known), known
+
+
 def _look_at(pids: list[int], args: argparse.Namespace) -> int:
-    found = process.measure(pids, args.seconds)
-    for one in found:
-        if one.gone and not one.threads:
-            raise Failure(f"there is no process {one.pid} here; in a container, only its own PIDs can be seen")
-    judged = [(one, verdict.judge(one)) for one in found]
+    missing = [pid for pid in pids if not os.path.exists(f"/proc/{pid}")]
+    which = ", ".join(str(pid) for pid in missing)
+    absent = f"there is no process {which} here; in a container, only its own PIDs can be seen"
+    if missing == pids:
+        raise Failure(absent)
+    judged = [_judge(found) for found in process.measure(pids, args.seconds)]
     if args.json:
-        print_json({"schema": SCHEMA, "processes": [verdict.as_json(*pair) for pair in judged]})
+        print_json({"schema": SCHEMA, "processes": [page.as_json(*one) for one in judged]})
     else:
-        print("\n\n".join(verdict.render(*pair) for pair in judged))
-    return int(any(judgement.problem for _, judgement in judged))
+        print("\n\n".join(page.render(*one) for one in judged))
+    if missing:
+        print(f"blasenv: {absent}", file=sys.stderr)
+    return int(bool(missing) or any(judgement.problem for _, judgement, _ in judged))
 
 
 def _look_at_all(args: argparse.Namespace) -> int:
     pids, closed = process.numeric_pids()
-    found = process.measure(pids, args.seconds)
-    judged = [(one, verdict.judge(one)) for one in found if not one.gone]
-    problems = [pair for pair in judged if pair[1].problem]
+    judged = [_judge(found) for found in process.measure(pids, args.seconds) if not found.gone]
+    problems = [one for one in judged if one[1].problem]
     if args.json:
-        document = {"schema": SCHEMA, "processes": [verdict.as_json(*pair) for pair in judged], "closed": closed}
-        print_json(document)
+        print_json({"schema": SCHEMA, "processes": [page.as_json(*one) for one in judged], "closed": closed})
         return int(bool(problems))
     if judged:
-        print(verdict.render_all(judged))
+        print(page.render_all([(found, judgement) for found, judgement, _ in judged]))
         print()
-    for one, judgement in problems[:3]:
-        print(paragraph(f"{one.pid}: {judgement.sentence} {judgement.advice}"))
-    if not problems:
-        looked_at = f"{len(judged)} process{'es' if len(judged) != 1 else ''} with a BLAS or OpenMP library"
-        print(
-            paragraph(f"{looked_at}; threads are no problem in any.")
-            if judged
-            else f"{looked_at}.".replace("0", "No", 1)
-        )
-    else:
+    for one in problems[:3]:
+        found, judgement, known = one
+        print(paragraph(f"{found.pid}: {page.sentence(found, judgement)} {page.advice(found, judgement, known)}"))
+    if problems:
         print(paragraph(f"More about one of them: blasenv doctor {problems[0][0].pid}"))
+    elif judged:
+        looked_at = f"{page.processes(len(judged))} with a BLAS or OpenMP library"
+        print(paragraph(f"{looked_at}; threads are no problem in any."))
+    else:
+        print("No process with a BLAS or OpenMP library.")
     if closed:
         who = "" if os.geteuid() == 0 else "; root may"
-        print(paragraph(f"{closed} process{'es' if closed > 1 else ''} can't be looked into from here{who}."))
+        print(paragraph(f"{page.processes(closed)} can't be looked into from here{who}."))
     return int(bool(problems))

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import subprocess
 import sys
 from collections.abc import Sequence
 
-from blasenv.machine.cgroup import cpus_of, directory_of, find_levels, read_throttling, tightest
-from blasenv.machine.libraries import OPENMP, Library, recognise_all
-from blasenv.machine.observe import observe
+from blasenv.machine.cgroup import directory_of, read_throttling, tightest_quota
+from blasenv.machine.libraries import OPENMP
+from blasenv.machine.pids import find_pids, nearest
 from blasenv.output.text import count, printable
 
-from .checks import Result, check
-from .installation import hook_decision, site_directories
+from .checks import Context, Result, check
 
 PATIENCE = 120  # seconds for a child that imports a library; torch on a throttled machine takes a while
 THROTTLED = 0.1  # share of periods
+NEARLY = 0.9  # share of the threads that may be
 FEW = 20  # periods: below, a share says little
 
 # Run in a child: what makes the library start its threads.
@@ -49,28 +48,15 @@ def _child(code: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def _installed(name: str) -> bool:
-    return importlib.util.find_spec(name) is not None
-
-
-def _cpus() -> float:
-    """CPUs this process can use: its quota, or its affinity where that is less."""
-    level = tightest(find_levels())
-    visible = float(len(os.sched_getaffinity(0)))
-    quota = cpus_of(level) if level is not None else None
-    return min(visible, quota) if quota else visible
-
-
-def _visible() -> int:
-    return len(os.sched_getaffinity(0))
-
-
 @check
-def children() -> Result:
+def children(context: Context) -> Result:
     """Does a program that a Python process starts get the value?"""
-    if hook_decision() is None:
+    skipped = context.not_here("it takes a new process")
+    if skipped:
+        return skipped
+    if context.hook_decision is None:
         return Result("skipped", "the hook did not run")
-    wanted = observe().decision.set
+    wanted = context.observation.decision.set
     if not wanted:
         return Result("skipped", "blasenv sets nothing here")
     # A program that is not Python, started by a new Python: what it sees was inherited.
@@ -91,12 +77,15 @@ def _shell(names: Sequence[str]) -> str:
 
 
 @check
-def blas() -> Result:
+def blas(context: Context) -> Result:
     """Do numpy, scipy and torch start no more threads than the CPUs allow?"""
-    present = [name for name in _WORK if _installed(name)]
+    skipped = context.not_here("it takes new processes that import them")
+    if skipped:
+        return skipped
+    present = [name for name in _WORK if context.has(name)]
     if not present:
         return Result("skipped", "none of numpy, scipy, torch is installed")
-    fits = observe().fitting
+    fits = context.observation.fitting
     counts, failed = {}, []
     for name in present:
         before = _WORK["numpy"] if name != "numpy" and "numpy" in present else ""
@@ -106,9 +95,9 @@ def blas() -> Result:
         else:
             failed.append(f"{name} can't be imported ({printable(result.stderr.strip().rpartition(chr(10))[2][:100])})")
     value = ", ".join([f"{name}: {count(threads, 'thread')}" for name, threads in counts.items()] + failed)
-    value += f"; {count(_cpus(), 'CPU')} allowed"
+    value += f"; {count(context.cpus, 'CPU')} allowed"
     if any(threads > fits for threads in counts.values()):
-        if fits >= _visible():  # as many CPUs as it sees: nothing is throttled
+        if fits >= context.observation.affinity:  # as many CPUs as it sees: nothing is throttled
             return Result("ok", value)
         many = max(counts, key=lambda name: counts[name])
         advice = f"Start with OMP_NUM_THREADS={fits}, or see why blasenv did not set it: blasenv explain ({many})"
@@ -118,51 +107,23 @@ def blas() -> Result:
     return Result("ok", value)
 
 
-def installed_libraries(directories: Sequence[str]) -> list[Library]:
-    """The BLAS and OpenMP libraries below directories of packages, found by their files alone."""
-    paths = {}
-    for directory in directories:
-        for parent, _, names in os.walk(directory):
-            for name in names:
-                if name.startswith("lib") and ".so" in name:
-                    path = os.path.join(parent, name)
-                    paths[os.path.realpath(path)] = path  # libgomp.so.1 and libgomp.so.1.0.0 are one
-    return recognise_all(sorted(paths.values()))
-
-
-def _places() -> list[str]:
-    # conda keeps native libraries in its own lib directory, beside python3.X.
-    conda = os.path.join(sys.prefix, "lib")
-    directories = site_directories()
-    if os.path.isdir(os.path.join(sys.prefix, "conda-meta")):
-        return [conda]
-    return directories
-
-
 @check
-def libraries() -> Result:
+def libraries(context: Context) -> Result:
     """Which BLAS and OpenMP libraries do the installed packages bring?"""
-    found = installed_libraries(_places())
+    found = context.libraries
     if not found:
         return Result("skipped", "none is installed (a distribution's own, such as /usr/lib's, is not looked for)")
-    return Result("ok", "\n".join(f"{library} in {_package(library)}" for library in found))
-
-
-def _package(library: Library) -> str:
-    for directory in _places():
-        if library.path.startswith(directory + os.sep):
-            return library.path[len(directory) + 1 :].partition(os.sep)[0]
-    return library.path
+    return Result("ok", "\n".join(f"{library} in {context.package(library)}" for library in found))
 
 
 @check
-def openmp() -> Result:
+def openmp(context: Context) -> Result:
     """Could two different OpenMP runtimes meet in one process?"""
-    found = [library for library in installed_libraries(_places()) if library.kind in OPENMP]
+    found = [library for library in context.libraries if library.kind in OPENMP]
     kinds = sorted({library.kind for library in found})
     if not found:
         return Result("skipped", "no package brings an OpenMP runtime")
-    brought = ", ".join(f"{library.kind} by {_package(library)}" for library in found)
+    brought = ", ".join(f"{library.kind} by {context.package(library)}" for library in found)
     if len(kinds) == 1:
         return Result("ok", brought)
     advice = (
@@ -173,27 +134,27 @@ def openmp() -> Result:
 
 
 @check
-def blis() -> Result:
+def blis(context: Context) -> Result:
     """Does the value add threads to BLIS, which has one by default?"""
-    if not any(library.kind == "BLIS" for library in installed_libraries(_places())):
+    if not any(library.kind == "BLIS" for library in context.libraries):
         return Result("skipped", "no package brings BLIS")
-    threads = observe().decision.set.get("OMP_NUM_THREADS")
-    if threads in (None, "1") or os.environ.get("BLIS_NUM_THREADS"):
+    threads = context.observation.decision.set.get("OMP_NUM_THREADS")
+    if threads in (None, "1") or context.observation.environ.get("BLIS_NUM_THREADS"):
         return Result("ok", "its thread count is not changed")
     value = f"BLIS has 1 thread by itself, and {threads} with OMP_NUM_THREADS={threads}; that is within the limit"
     return Result("warning", value, "To keep it at 1: ENV BLIS_NUM_THREADS=1")
 
 
 @check
-def uncovered() -> Result:
+def uncovered(context: Context) -> Result:
     """Are NumExpr or Numba installed, which listen to their own variables only?"""
-    seen = observe()
-    present = [name for name in _OWN_VARIABLES if _installed(name)]
+    seen = context.observation
+    present = [name for name in _OWN_VARIABLES if context.has(name)]
     if not present:
         return Result("skipped", "neither NumExpr nor Numba is installed")
     if seen.decision.rule != "quota":
         return Result("ok", f"{', '.join(present)}: no limit below the visible CPUs")
-    covered = {*seen.config.variables, *os.environ}
+    covered = {*seen.config.variables, *seen.environ}
     missing = [_OWN_VARIABLES[name] for name in present if _OWN_VARIABLES[name] not in covered]
     if not missing:
         return Result("ok", f"{', '.join(present)}: covered")
@@ -203,10 +164,13 @@ def uncovered() -> Result:
 
 
 @check
-def variables() -> Result:
+def variables(context: Context) -> Result:
     """Does the environment ask for more threads than the CPUs allow?"""
-    allowed = _cpus()
-    seen = observe().decision
+    skipped = context.not_here("an image's ENV is not among its files")
+    if skipped:
+        return skipped
+    allowed = context.cpus
+    seen = context.observation.decision
     asked = {
         name: value
         for name, value in sorted(os.environ.items())
@@ -220,12 +184,12 @@ def variables() -> Result:
 
 
 @check
-def throttling() -> Result:
+def throttling(context: Context) -> Result:
     """How often has the kernel stopped this container since it started?"""
-    level = tightest(find_levels())
+    level = tightest_quota(context.observation.limits)
     if level is None:
         return Result("skipped", "no CPU limit")
-    counters = read_throttling(level)
+    counters = read_throttling(level, context.observation.root)
     if counters is None:
         return Result("skipped", f"{directory_of(level)}/cpu.stat has no counters")
     value = (
@@ -234,3 +198,21 @@ def throttling() -> Result:
     if counters.periods < FEW or counters.share < THROTTLED:
         return Result("ok", value)
     return Result("warning", value, "See which process it is: blasenv doctor --all")
+
+
+@check
+def pids(context: Context) -> Result:
+    """Has the kernel refused threads, because there are as many as may be?"""
+    limits = find_pids(root=context.observation.root)
+    refusing = [one for one in limits if one.refused]
+    found = refusing[0] if refusing else nearest(limits)
+    if found is None:
+        return Result("skipped", "their number has no limit (pids.max)")
+    value = f"{found.current} of {count(found.most, 'thread')} and processes, {printable(found.directory)}"
+    advice = "Start fewer threads, or raise the limit: docker run --pids-limit, podPidsLimit of the kubelet."
+    if found.refused:
+        times = "once" if found.refused == 1 else f"{found.refused} times"
+        return Result("warning", f"{value}; the kernel has refused more {times}", advice)
+    if found.current > NEARLY * found.most:
+        return Result("warning", value, advice)
+    return Result("ok", value)

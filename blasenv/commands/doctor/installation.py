@@ -8,59 +8,46 @@ import difflib
 import hashlib
 import os
 import re
-import site
 import stat
-import subprocess
 import sys
 
 import blasenv
 from blasenv._config_file import KEYS
-from blasenv.machine.observe import disabled, observe
+from blasenv.machine.observe import disabled
 from blasenv.output.report import RULES
 from blasenv.output.text import printable
 from blasenv.pythons import installed
 
-from .checks import Result, check
+from .checks import Context, Result, check
 
 # Imported before the hook runs, these have already read the environment.
 NUMERIC = ("numpy", "scipy", "torch", "numexpr", "numba", "mkl", "pyarrow", "sklearn", "pandas")
 SLOW = 5.0  # milliseconds; the import takes about 0.4 with a .pyc file
 
 
-def site_directories() -> list[str]:
-    """Where this interpreter reads .pth files."""
-    user = [site.getusersitepackages()] if site.ENABLE_USER_SITE else []
-    return [directory for directory in [*site.getsitepackages(), *user] if os.path.isdir(directory)]
-
-
-def hook_directory() -> str | None:
-    """The first of them that has our hook."""
-    found = [directory for directory in site_directories() if os.path.exists(os.path.join(directory, installed.HOOK))]
-    return found[0] if found else None
-
-
-def hook_decision() -> blasenv.Decision | None:
-    """What the hook decided when this process started, None when it did not run."""
-    decision: blasenv.Decision | None = vars(sys).get("_blasenv")
-    return decision
-
-
-def lib() -> str:
-    """The name of this interpreter's library directory, such as python3.11."""
-    return os.path.basename(os.path.dirname(os.__file__))
-
-
 @check
-def hook() -> Result:
+def hook(context: Context) -> Result:
     """Is the hook there, and did it run when this process started?"""
-    directory = hook_directory()
-    decision = hook_decision()
+    directory = context.hook_directory
+    decision = context.hook_decision
     if decision is not None:
         contents = installed.read_file(os.path.join(directory, installed.HOOK)) if directory else None
         if contents is None:
             return Result("ok", f"ran, from {decision.by}")
         line = printable(contents.decode("utf-8", "replace").strip())
         return Result("ok", f"ran, from {directory}/{installed.HOOK}\n{line}\nsha256 {installed.digest(contents)}")
+    if directory is not None and not context.here:
+        contents = installed.read_file(os.path.join(directory, installed.HOOK)) or b""
+        state = installed.hook_state(directory, context.lib)
+        line = printable(contents.decode("utf-8", "replace").strip())
+        if state.damage:
+            return Result("problem", f"{directory}: {state.damage}", "pip install --force-reinstall blasenv, in there")
+        return Result("ok", f"{directory}/{installed.HOOK}\n{line}\nsha256 {installed.digest(contents)}")
+    if not context.here:
+        if installed.sitecustomize_state(context.stdlib).works:
+            return Result("ok", f"the copy beside the standard library, {context.stdlib}/{installed.SITE}")
+        value = f"no {installed.HOOK} for {context.interpreter.path}"
+        return Result("problem", value, "RUN pip install blasenv, in its Dockerfile")
     if disabled(os.environ):
         return Result("warning", "switched off by BLASENV_DISABLE", "Unset BLASENV_DISABLE to have it back.")
     if directory is not None:
@@ -69,16 +56,16 @@ def hook() -> Result:
             return Result("warning", f"{value}: python -S", "Start Python without -S.")
         return Result("problem", value, "See why: python -c pass, with BLASENV_DEBUG=1. Then install blasenv again.")
     advice = f"{os.path.basename(sys.executable)} -m pip install --force-reinstall blasenv"
-    return Result("problem", f"no {installed.HOOK} in {', '.join(site_directories()) or 'any directory'}", advice)
+    return Result("problem", f"no {installed.HOOK} in {', '.join(context.site_directories) or 'any directory'}", advice)
 
 
 @check
-def files() -> Result:
+def files(context: Context) -> Result:
     """Are the hook and the module as they were installed?"""
-    directory = hook_directory()
-    copy = installed.sitecustomize_state(os.path.dirname(os.__file__))
+    directory = context.hook_directory
+    copy = installed.sitecustomize_state(context.stdlib)
     if copy.damage:
-        return Result("problem", copy.damage, f"blasenv install {sys.executable}")
+        return Result("problem", copy.damage, f"blasenv install {context.interpreter.path}")
     if directory is None:
         return Result("ok", "the copy beside the standard library is intact") if copy.works else _nothing_installed()
     recorded = _recorded(directory)
@@ -115,37 +102,29 @@ def _recorded(directory: str) -> dict[str, str] | None:
     return None
 
 
-def _import_times() -> list[tuple[str, float]]:
-    """The modules that a new process of this interpreter imports as it starts, with milliseconds each.
-
-    ``-X importtime`` writes ``import time: self [us] | cumulative | imported package``, deepest first.
-    """
-    command = [sys.executable, "-X", "importtime", "-c", "pass"]
-    result = subprocess.run(command, check=False, stdin=subprocess.DEVNULL, capture_output=True, text=True)
-    found = re.findall(r"^import time: +\d+ \| +(\d+) \| +(\S+)$", result.stderr, re.MULTILINE)
-    return [(name, int(microseconds) / 1000) for microseconds, name in found]
-
-
 @check
-def order() -> Result:
+def order(context: Context) -> Result:
     """Does anything import a numeric library before the hook has run?"""
-    names = [name for name, _ in _import_times()]
+    skipped = context.not_here("it takes a new process")
+    if skipped:
+        return skipped
+    names = [name for name, _ in context.import_times]
     if "blasenv" not in names and "_blasenv_startup" not in names:
         return Result("skipped", "the hook did not run in a new process")
     ours = min(names.index(name) for name in ("blasenv", "_blasenv_startup") if name in names)
     early = [name for name in names[:ours] if name in NUMERIC]
     if not early:
         return Result("ok", "nothing numeric is imported before the hook")
-    culprits = _early_hooks()
+    culprits = _early_hooks(context)
     who = f" by {culprits[0]}" if culprits else ""
     advice = "Rename that .pth file so that it sorts behind a0_blasenv.pth, or remove it."
     return Result("problem", f"{early[0]} is imported before the hook{who}", advice)
 
 
-def _early_hooks() -> list[str]:
+def _early_hooks(context: Context) -> list[str]:
     """The .pth files with code that run before ours: site sorts them by name within a directory."""
     found: list[str] = []
-    for directory in site_directories():
+    for directory in context.site_directories:
         names = sorted(name for name in os.listdir(directory) if name.endswith(".pth"))
         for name in names:
             if name == installed.HOOK:
@@ -157,26 +136,29 @@ def _early_hooks() -> list[str]:
 
 
 @check
-def compiled() -> Result:
+def compiled(context: Context) -> Result:
     """Does the start-up code have its .pyc file?"""
-    directory = hook_directory()
+    directory = context.hook_directory
     if directory is None:
-        state = installed.sitecustomize_state(os.path.dirname(os.__file__))
+        state = installed.sitecustomize_state(context.stdlib)
     else:
-        state = installed.hook_state(directory, lib())
+        state = installed.hook_state(directory, context.lib)
     if not state.form:
         return _nothing_installed()
     if state.compiled:
         return Result("ok", "yes")
-    where = os.path.join(directory, "blasenv") if directory else os.path.dirname(os.__file__)
+    where = os.path.join(directory, "blasenv") if directory else context.stdlib
     advice = f"python -m compileall -q {where}, in the Dockerfile; with uv: uv pip install --compile-bytecode"
     return Result("warning", "no: each start compiles it anew, which takes milliseconds", advice)
 
 
 @check
-def cost() -> Result:
+def cost(context: Context) -> Result:
     """What does the hook's import cost a new process?"""
-    times = dict(_import_times())
+    skipped = context.not_here("it takes a new process")
+    if skipped:
+        return skipped
+    times = dict(context.import_times)
     spent = times.get("blasenv", times.get("_blasenv_startup"))
     if spent is None:
         return Result("skipped", "the hook did not run in a new process")
@@ -187,14 +169,14 @@ def cost() -> Result:
 
 
 @check
-def config() -> Result:
+def config(context: Context) -> Result:
     """Is the configuration understood, and safe from other users?"""
-    found = blasenv.read_config("/", os.environ, [])
+    found = context.observation.config
     notes = printable("; ".join(found.notes))
     ignored = Result("warning", notes, "Correct the variable, or unset it.") if notes else None
     if found.path is None:
         return ignored or Result("ok", f"no {blasenv.CONFIG_PATH}; the defaults apply")
-    path = os.path.realpath(found.path)
+    path = os.path.realpath(found.path) if context.here else found.path
     for place in (path, os.path.dirname(path)):
         try:
             mode = os.stat(place).st_mode
@@ -215,9 +197,9 @@ def _suggestion(lines: str) -> str:
 
 
 @check
-def decision() -> Result:
+def decision(context: Context) -> Result:
     """What does blasenv decide here?"""
-    seen = observe().decision
+    seen = context.observation.decision
     rule = f"{seen.rule}: {RULES[seen.rule]}"
     if seen.rule == "error":
         return Result("problem", printable("; ".join([rule, *seen.notes])), "Please report it with: blasenv explain")
