@@ -278,16 +278,22 @@ class Process:
         A thread that computes wants what it was ready to run for. One that keeps falling asleep
         waits after each time for a CPU, so that on a busy machine it is ready to run for longer
         than it would need: it wants what it used, or, stopped by a limit, what it was ready for.
-        Threads that take turns at Python's lock want one CPU together.
+        Threads that take turns at Python's lock want at most one CPU together.
         """
         steady = sum(thread.running for thread in self.threads if not thread.restless)
-        restless = [thread for thread in self.threads if thread.restless]
-        used, ready = sum(thread.cpu for thread in restless), sum(thread.running for thread in restless)
+        in_turn = min(1.0, sum(thread.running for thread in self.threads if thread.turns))
+        others = [thread for thread in self.threads if thread.restless and not thread.turns]
+        used, ready = sum(thread.cpu for thread in others), sum(thread.running for thread in others)
         if self.takes_turns:
-            together = [thread for thread in restless if thread.turns]
-            one = min(1.0, sum(thread.running for thread in together))
-            ready = one + sum(thread.running for thread in restless if not thread.turns)
-        return steady + (max(used, ready) if self.throttled else used)
+            # Their restlessness, too, may come from that lock, although none was seen waiting at it.
+            return steady + min(1.0, in_turn + used)
+        return steady + (ready if self.throttled else used)
+
+    @property
+    def waited(self) -> float:
+        """CPUs that it wanted, and did not get."""
+        steady = sum(thread.queued for thread in self.threads if not thread.restless)
+        return steady + min(1.0, sum(thread.queued for thread in self.threads if thread.turns))
 
     @property
     def throttled(self) -> bool:

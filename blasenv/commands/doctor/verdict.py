@@ -106,8 +106,7 @@ def is_short(process: Process, group: Sequence[Process]) -> bool:
     wanted = sum(one.wants for one in group)
     if wanted <= 1.1 * process.allowed + 0.05:
         return False
-    waited = sum(thread.queued for one in group for thread in one.threads if not thread.restless)
-    return process.throttled or waited >= QUEUED
+    return process.throttled or sum(one.waited for one in group) >= QUEUED
 
 
 def _judge_limit(process: Process, started: Started) -> Verdict | None:
