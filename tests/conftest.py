@@ -252,6 +252,17 @@ def make_cgroup(cpus: float) -> Iterator[Cgroup]:
         yield Cgroup(group.directory)
 
 
+@contextlib.contextmanager
+def pids_cgroup(most: int) -> Iterator[Cgroup]:
+    """A real control group in which there may be ``most`` threads. Skips where none can be made."""
+    with contextlib.ExitStack() as stack:
+        try:
+            group = stack.enter_context(cgroup.make_pids_cgroup(most))
+        except cgroup.NoCgroupError as error:
+            pytest.skip(str(error))
+        yield Cgroup(group.directory)
+
+
 @pytest.fixture
 def limited() -> Iterator[Callable[[float], Cgroup]]:
     """Makes control groups with a real limit of so many CPUs, which must be fewer than this machine has."""

@@ -5,14 +5,18 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
+import sys
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import NEWEST_TESTED, PYTHONS, Cgroup, Venv, clean_environ, make_venv, run
+from conftest import NEWEST_TESTED, PYTHONS, ROOT, Cgroup, Venv, clean_environ, make_venv, pids_cgroup, run
 
+BLASENV: list[str | Path] = [sys.executable, "-m", "blasenv"]
 NAMES = [
     "hook", "files", "order", "compiled", "cost", "config", "decision",
     "children", "blas", "libraries", "openmp", "blis", "uncovered", "variables", "throttling", "pids",
@@ -110,9 +114,68 @@ def test_an_unknown_check(patient: Venv) -> None:
     assert "did you mean config?" in result.stderr
 
 
-@pytest.mark.parametrize("words", [["hook", "1"], ["--all", "hook"], ["1", "--seconds", "0"]])
-def test_wrong_usage(patient: Venv, words: list[str]) -> None:
-    assert run([patient.directory / "bin" / "blasenv", "doctor", *words], status=2).stderr
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["hook", "1"], "give PIDs or names of checks, not both"),
+        (["--all", "hook"], "--all takes neither"),
+        (["1", "--seconds", "0"], "up to 3600"),
+        (["1", "--seconds", "1e9"], "--seconds 1e+09: say a number above 0 and up to 3600"),
+        (["1", "--seconds", "nan"], "up to 3600"),
+        (["²"], "there is no check '²'"),
+        (["--root", "/nowhere"], "--root /nowhere: no such directory"),
+        (["--root", "/tmp", "1"], "--root is for checks of an image"),
+    ],
+)
+def test_wrong_usage(patient: Venv, words: list[str], says: str) -> None:
+    result = run([patient.directory / "bin" / "blasenv", "doctor", *words], status=2)
+    assert says in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_no_hash_is_cut_in_two(patient: Venv) -> None:
+    result = run([patient.directory / "bin" / "blasenv", "doctor", "hook", "files"])
+    assert len(re.findall(r"^ *[0-9a-f]{64}$", result.stdout, re.MULTILINE)) == 2
+
+
+def test_an_image_that_lies_unpacked(tmp_path: Path, wheel: Path) -> None:
+    """What its files say is checked; what would take running it is skipped, and says so."""
+    usr = tmp_path / "usr"
+    packages = usr / "local/lib/python3.11/dist-packages"
+    for directory in (usr / "bin", usr / "lib/python3.11", packages, tmp_path / "etc"):
+        directory.mkdir(parents=True)
+    (usr / "lib/python3.11/os.py").write_text("")
+    (usr / "bin/python3.11").write_bytes(b"\x7fELF of another machine")
+    (usr / "bin/python3.11").chmod(0o755)
+    (usr / "bin/python3").symlink_to("python3.11")
+    command = [*BLASENV, "doctor", "--json", "--root", tmp_path]
+    environ = clean_environ(PYTHONPATH=str(ROOT))
+
+    def states(status: int) -> dict[str, tuple[str, str]]:
+        checks = json.loads(run(command, status=status, environ=environ).stdout)["checks"]
+        return {check["name"]: (check["state"], check["value"]) for check in checks}
+
+    assert states(1)["hook"] == ("problem", "no a0_blasenv.pth for /usr/bin/python3")
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(packages)
+    (packages / "numpy.libs").mkdir()
+    (packages / "numpy.libs/libscipy_openblas64_-1.so").write_bytes(b"\x7fELF OpenBLAS 0.3.30 ")
+    (tmp_path / "etc/blasenv.toml").write_text("threads = 4\n")
+    found = states(0)
+    assert list(found) == NAMES
+    assert found["hook"][0] == found["files"][0] == found["config"][0] == "ok"
+    assert found["libraries"] == ("ok", "OpenBLAS 0.3.30 (pthreads) in numpy.libs")
+    assert found["decision"][1].startswith("OMP_NUM_THREADS=4 (config:")
+    assert found["compiled"][0] == "warning"
+    skipped = {name for name, (state, value) in found.items() if "nothing of" in value and state == "skipped"}
+    assert skipped == {"order", "cost", "children", "blas", "variables"}
+    (tmp_path / "etc/blasenv.toml").write_text("threds = 4\n")
+    assert states(1)["config"][0] == "problem"
+
+
+def test_an_image_without_python(tmp_path: Path) -> None:
+    result = run([*BLASENV, "doctor", "--root", tmp_path], status=1, environ=clean_environ(PYTHONPATH=str(ROOT)))
+    assert "no Python in" in result.stderr
 
 
 def test_hook(patient: Venv) -> None:
@@ -284,3 +347,14 @@ def test_throttling(patient: Venv, limited: Callable[[float], Cgroup]) -> None:
     found = one(patient, "throttling", group=group)
     assert found["state"] == "warning"
     assert "blasenv doctor --all" in found["advice"]
+
+
+def test_pids(patient: Venv) -> None:
+    with pids_cgroup(40) as group:
+        assert one(patient, "pids", group=group)["state"] == "ok"
+        code = "import threading, time\ntry:\n  while True: threading.Thread(target=time.sleep, args=(5,), daemon=True)"
+        group.run([patient.python, "-c", f"{code}.start()\nexcept RuntimeError: pass"])
+        found = one(patient, "pids", group=group)
+    assert found["state"] == "warning"
+    assert "of 40 threads and processes" in found["value"]
+    assert "refused more once" in found["value"]

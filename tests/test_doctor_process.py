@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,9 +22,10 @@ from conftest import ROOT, Cgroup, clean_environ, run
 
 import blasenv
 from blasenv.commands.doctor import page, verdict
-from blasenv.commands.doctor.started import UNKNOWN
-from blasenv.machine import libraries, process
+from blasenv.commands.doctor.started import UNKNOWN, Started
+from blasenv.machine import libraries, pids, process
 from blasenv.machine.cgroup import Throttling, cpus_of, directory_of, find_levels, parse_cpu_stat, tightest
+from blasenv.pythons.coverage import Coverage
 
 BLASENV = [sys.executable, "-m", "blasenv"]
 
@@ -211,6 +213,25 @@ def test_a_process_that_is_not_there() -> None:
     assert "there is no process 4194304 here" in result.stderr
 
 
+def test_one_of_several_is_not_there() -> None:
+    with running_python("import time; time.sleep(99)") as pid:
+        command = [*BLASENV, "doctor", str(pid), "4194304", "--seconds", "0.2"]
+        environ = clean_environ(PYTHONPATH=str(ROOT))
+        text = run(command, status=1, environ=environ)
+        found = json.loads(run([*command, "--json"], status=1, environ=environ).stdout)["processes"]
+    assert "PID 4194304\n\nThere is no process 4194304 here." in text.stdout
+    assert "there is no process 4194304 here" in text.stderr
+    assert [one["verdict"]["kind"] for one in found] == ["sleep", "gone"]
+
+
+def test_what_it_used_is_counted_right() -> None:
+    found = process_with(1, 2, None, None)
+    found.threads = found.threads[:1]
+    found.threads[0].cpu = 1.0
+    rows = [line.split(None, 1) for line in page.render(found, verdict.judge(found), UNKNOWN).split("\n")]
+    assert ["used", "1 CPU, 1 thread"] in rows
+
+
 @pytest.fixture
 def open_to_all() -> Iterator[Path]:
     """A copy of the package that every user can read, wherever this checkout is."""
@@ -375,7 +396,203 @@ def test_the_text_fits_a_terminal_and_leads_with_the_verdict() -> None:
     assert max(len(line) for line in lines) <= 80
 
 
+# Whose threads, and what is in place.
+
+
+def test_a_pool_that_began_bit_by_bit_is_no_librarys() -> None:
+    found = process_with(4, 8, 2.0, Throttling(15, 14, 1.0))
+    assert verdict.whose_threads(found) == "library"
+    for thread in found.threads:
+        thread.started = 60.0 * (thread.tid - 7)
+    assert verdict.whose_threads(found) == "both"
+
+
+def test_named_threads_are_no_librarys() -> None:
+    found = process_with(4, 8, 2.0, Throttling(15, 14, 1.0))
+    found.threads[2].name = "ThreadPoolExecu"
+    assert verdict.whose_threads(found) == "both"
+
+
+def test_more_threads_than_its_libraries_can_have_started() -> None:
+    assert verdict.whose_threads(process_with(9, 8, 2.0, Throttling(15, 14, 1.0))) == "both"
+
+
+def test_a_main_thread_that_waits_has_others_that_call() -> None:
+    found = process_with(4, 8, 2.0, Throttling(15, 14, 1.0))
+    found.threads[0].states = Counter(S=10)
+    assert verdict.whose_threads(found) == "both"
+    assert verdict.whose_threads(found, Started(True, why="acted", values={"OMP_NUM_THREADS": "1"})) == "own"
+
+
+COVERED = Coverage(("hook",), "0.1.0", True, (), "")
+
+
+@pytest.mark.parametrize(
+    ("started", "mends", "says"),
+    [
+        (UNKNOWN, ("variable", "install"), "or install blasenv in its Python"),
+        (Started(True, why="not-covered"), ("variable", "install"), "or install blasenv in its Python"),
+        (Started(True, cover=COVERED, why="later"), ("variable", "restart"), "blasenv came into its Python after it"),
+        (Started(True, cover=COVERED, why="off"), ("variable", "mode"), 'take mode = "off" out of the configuration'),
+        (Started(True, cover=COVERED, why="no-site"), ("variable", "site"), "or without -S"),
+        (Started(True, cover=COVERED, why="disabled"), ("variable", "enable"), "or unset BLASENV_DISABLE=1: blasenv"),
+        (Started(True, why="disabled"), ("variable", "enable-and-install"), "and install blasenv in its Python"),
+        (Started(False, why="not-python"), ("run", "variable"), "blasenv run -- ./omp"),
+        (
+            Started(True, cover=COVERED, why="acted", values={"OMP_NUM_THREADS": "2"}, set={"OMP_NUM_THREADS": "2"}),
+            ("code",),
+            "blasenv set OMP_NUM_THREADS=2, so its code asks for more",
+        ),
+    ],
+)
+def test_only_what_is_not_in_place_is_advised(started: Started, mends: tuple[str, ...], says: str) -> None:
+    found = process_with(8, 8, 2.0, Throttling(15, 14, 1.0))
+    found.command = ["./omp"]
+    judgement = verdict.judge(found, started)
+    assert judgement.kind == "threads"
+    assert tuple(mend for mend in judgement.mends if mend != "pool") == mends
+    assert says in page.advice(found, judgement, started)
+    assert max(len(line) for line in page.render(found, judgement, started).split("\n")) <= 80
+
+
+def family_of(workers: int, threads: int, cpus: float) -> process.Process:
+    """An idle master with workers of so many busy threads each, in one limit."""
+    master = process_with(0, 8, cpus, Throttling(15, 14, 1.0))
+    master.command = ["/usr/bin/python3", "/usr/bin/gunicorn", "web:app"]
+    for number in range(workers):
+        worker = process_with(threads, 8, cpus, Throttling(15, 14, 1.0))
+        worker.pid, worker.parent, worker.command = 100 + number, master.pid, master.command
+        for thread in worker.threads:
+            thread.tid += 100 + number - 7
+        master.neighbours.append(worker)
+    return master
+
+
+def test_workers_that_share_a_limit_are_given_a_line() -> None:
+    found = family_of(4, 4, 4.0)
+    set_by_blasenv = {"OMP_NUM_THREADS": "4"}
+    started = Started(True, cover=COVERED, why="acted", values=set_by_blasenv, set=set_by_blasenv)
+    judgement = verdict.judge(found, started)
+    assert (judgement.kind, judgement.mends) == ("processes", ("share",))
+    assert page.sentence(found, judgement).startswith(
+        "Processes: gunicorn: 4 busy workers × 4 busy threads share 4 CPUs;"
+    )
+    advice = page.advice(found, judgement, started)
+    assert advice.startswith('In /etc/blasenv.toml, under [programs]: gunicorn = "share:4" (each worker then starts 1')
+
+
+def test_idle_workers_are_not_counted() -> None:
+    found = family_of(6, 1, 2.0)
+    for idle in found.neighbours[4:]:
+        idle.threads = idle.threads[1:]
+    judgement = verdict.judge(found)
+    assert len(judgement.workers) == 4
+    assert judgement.mends == ("workers",)
+    assert "2 fit here" in page.advice(found, judgement, UNKNOWN)
+
+
+def test_a_process_that_waits_for_its_turn_is_no_lock() -> None:
+    """Six Python threads on a busy machine: each is ready to run most of the time, one at a time runs."""
+    found = process_with(6, 8, 4.0, Throttling(15, 0, 0.0))
+    for thread in found.threads[:6]:
+        thread.states, thread.turns, thread.voluntary, thread.cpu = Counter(R=6, S=4), 4, 120.0, 0.1
+    assert found.wants == 1.0
+    assert verdict.judge(found).kind == "one-thread"
+
+
+def test_others_that_cannot_be_seen_are_not_hidden() -> None:
+    found = process_with(1, 8, 2.0, Throttling(15, 14, 1.0))
+    found.threads[0].cpu = 0.2
+    judgement = verdict.judge(found)
+    assert (judgement.kind, judgement.cause) == ("processes", "unseen")
+    assert "others that can't be seen from here" in page.sentence(found, judgement)
+
+
+def test_a_list_of_cpus() -> None:
+    assert page.cpu_list(frozenset({0, 1, 2, 5, 7, 8})) == "0-2,5,7-8"
+
+
+# The limits on the number of threads.
+
+
+def test_pids_of_cgroup_v2(tmp_path: Path) -> None:
+    own = tmp_path / "sys/fs/cgroup/pod/app"
+    own.mkdir(parents=True)
+    (tmp_path / "proc/self").mkdir(parents=True)
+    (tmp_path / "proc/self/cgroup").write_text("0::/pod/app\n")
+    (tmp_path / "proc/self/mountinfo").write_text(
+        "30 25 0:26 / /sys/fs/cgroup rw,nosuid - cgroup2 cgroup2 rw,nsdelegate\n"
+    )
+    for directory, most, current in ((own, "max", 12), (own.parent, "20", 19)):
+        (directory / "pids.max").write_text(f"{most}\n")
+        (directory / "pids.current").write_text(f"{current}\n")
+        (directory / "pids.events").write_text("max 3\n")
+    (found,) = pids.find_pids(root=str(tmp_path))
+    assert found == pids.Pids("/sys/fs/cgroup/pod", 19, 20, 3)
+    assert not found.full
+    assert pids.find_pids(root=str(tmp_path / "nothing")) == []
+
+
+def test_pids_of_cgroup_v1_are_on_their_own_mount() -> None:
+    contents = b"9:cpu,cpuacct:/a\n8:pids:/b c\n0::/d\n"
+    assert pids.parse_group(contents, b"pids") == (1, b"/b c")
+    assert pids.parse_group(b"9:cpu:/a\n0::/d\n", b"pids") == (2, b"/d")
+    assert pids.parse_group(b"garbage\n", b"pids") is None
+    mounts = (
+        b"31 30 0:28 / /cg/cpu rw - cgroup cgroup rw,cpu\n"
+        b"32 30 0:29 / /cg/pids rw master:9 - cgroup cgroup rw,pids\n"
+        b"33 30 0:30 / /cg/with\\040blank rw - cgroup cgroup rw,pids\n"
+        b"34 30 0:31 / /cg/covered rw - cgroup cgroup rw,pids\n"
+        b"35 30 0:32 / /cg/covered rw - tmpfs tmpfs rw\n"
+        b"cut - off\n"
+    )
+    assert pids.parse_mounts(mounts, 1, b"pids") == [(b"/", b"/cg/pids"), (b"/", b"/cg/with blank")]
+
+
+@pytest.mark.parametrize(
+    ("contents", "want"),
+    [
+        (b"Limit   Soft Limit  Hard Limit  Units\nMax processes             3                    9   processes\n", 3),
+        (b"Max processes             unlimited            unlimited            processes\n", None),
+        (b"Max processes", None),
+        (b"", None),
+    ],
+)
+def test_nproc(contents: bytes, want: int | None) -> None:
+    assert pids.parse_nproc(contents) == want
+
+
+@pytest.mark.parametrize(("contents", "want"), [(b"12\n", 12), (b"max\n", None), (b"", None), (b"-1", None)])
+def test_pids_max(contents: bytes, want: int | None) -> None:
+    assert pids.parse_pids_max(contents) == want
+
+
+@pytest.mark.parametrize(
+    ("contents", "want"), [(b"max 7\n", 7), (b"other 1\nmax 0\n", 0), (b"max x", None), (b"", None)]
+)
+def test_pids_events(contents: bytes, want: int | None) -> None:
+    assert pids.parse_pids_events(contents) == want
+
+
 # Parsers.
+
+
+def test_the_variables_of_the_interpreter() -> None:
+    contents = (
+        b"00400000-00420000 r-xp 00000000 08:01 12 /usr/bin/python3.11\n"
+        b"00a00000-00a10000 rw-p 00600000 08:01 12 /usr/bin/python3.11\n"
+        b"00a10000-00a20000 rw-p 00000000 00:00 0 \n"
+        b"01000000-02000000 rw-p 00000000 00:00 0 [heap]\n"
+        b"7f00-7f10 rw-p 00001000 08:01 12 /usr/lib/libgomp.so.1\n"
+        b"7f10-7f20 rw-p 00000000 00:00 0 \n"
+        b"no-hex rw-p 0 0 0\n"
+    )
+    assert process.parse_static(contents, "python") == [(0xA00000, 0xA20000)]
+
+
+def test_the_start_of_the_machine() -> None:
+    assert process.parse_start_of_machine(b"cpu 1 2\nbtime 1700000000\n") == 1700000000.0
+    assert process.parse_start_of_machine(b"cpu 1 2\n") is None
 
 
 @pytest.mark.parametrize(

@@ -181,7 +181,7 @@ class Thread:
 
         What computes has its CPU taken from it, however many others want it, and does not sleep.
         """
-        return self.voluntary >= RESTLESS or self.turns > 0
+        return self.voluntary >= RESTLESS or self.turns >= 0.1 * max(1, sum(self.states.values()))
 
     @property
     def busy(self) -> bool:
@@ -267,9 +267,13 @@ class Process:
         return sum(thread.cpu for thread in self.threads)
 
     @property
+    def _in_turn(self) -> list[Thread]:
+        return [thread for thread in self.threads if thread.restless and thread.turns and thread.running]
+
+    @property
     def takes_turns(self) -> bool:
         """Whether its threads wait for one another at Python's lock, so that one runs at a time."""
-        return any(thread.turns and thread.running for thread in self.threads)
+        return bool(self._in_turn)
 
     @property
     def wants(self) -> float:
@@ -281,7 +285,7 @@ class Process:
         Threads that take turns at Python's lock want at most one CPU together.
         """
         steady = sum(thread.running for thread in self.threads if not thread.restless)
-        in_turn = min(1.0, sum(thread.running for thread in self.threads if thread.turns))
+        in_turn = min(1.0, sum(thread.running for thread in self._in_turn))
         others = [thread for thread in self.threads if thread.restless and not thread.turns]
         used, ready = sum(thread.cpu for thread in others), sum(thread.running for thread in others)
         if self.takes_turns:
@@ -293,7 +297,7 @@ class Process:
     def waited(self) -> float:
         """CPUs that it wanted, and did not get."""
         steady = sum(thread.queued for thread in self.threads if not thread.restless)
-        return steady + min(1.0, sum(thread.queued for thread in self.threads if thread.turns))
+        return steady + min(1.0, sum(thread.queued for thread in self._in_turn))
 
     @property
     def throttled(self) -> bool:

@@ -79,6 +79,35 @@ def make_cgroup(cpus: float) -> Iterator[Cgroup]:
         _remove(directory)
 
 
+def pids_mount() -> tuple[int, Path]:
+    """The cgroup version and mount point of the controller that counts threads."""
+    for line in Path("/proc/mounts").read_text(encoding="utf-8").splitlines():
+        _, point, kind, options = line.split()[:4]
+        if kind == "cgroup" and "pids" in options.split(","):
+            return 1, Path(point)
+        if kind == "cgroup2" and "pids" in Path(point, "cgroup.controllers").read_text(encoding="ascii").split():
+            return 2, Path(point)
+    raise NoCgroupError("this machine has no cgroup with the pids controller")
+
+
+@contextlib.contextmanager
+def make_pids_cgroup(most: int) -> Iterator[Cgroup]:
+    """A new control group in which there may be so many threads; removed with all its processes at the end."""
+    version, mount = pids_mount()
+    directory = mount / f"blasenv-test-pids-{os.getpid()}-{next(_numbers)}"
+    try:
+        if version == 2 and "pids" not in (mount / "cgroup.subtree_control").read_text(encoding="ascii").split():
+            (mount / "cgroup.subtree_control").write_text("+pids")
+        directory.mkdir()
+    except OSError as error:
+        raise NoCgroupError(f"cannot make a cgroup in {mount}: {error.strerror}") from error
+    try:
+        (directory / "pids.max").write_text(str(most))
+        yield Cgroup(directory)
+    finally:
+        _remove(directory)
+
+
 def _remove(directory: Path) -> None:
     for _ in range(50):
         for pid in (directory / "cgroup.procs").read_text(encoding="ascii").split():

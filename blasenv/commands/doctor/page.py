@@ -16,7 +16,7 @@ from blasenv.machine.process import Lack, Process, Thread
 from blasenv.output.text import count, number, paint, paragraph, printable, table
 
 from .started import Started
-from .verdict import IDLE, WORKS, Verdict, main_thread, on_disk, program_of, set_too_high, wait_of
+from .verdict import IDLE, TAKES_PART, WORKS, Verdict, main_thread, on_disk, program_of, set_too_high, wait_of
 
 
 def percent(share: float) -> str:
@@ -248,9 +248,9 @@ def advice(process: Process, verdict: Verdict, started: Started) -> str:
                 mends[mends.index("variable")] = ""
                 sentences[-1] += f" (it sets {variable}; that variable alone does as well)."
         elif mend == "code":
-            by = "blasenv set" if started.set else "it was started with"
+            by = "blasenv set" if started.set else "It was started with"
             sentences.append(
-                f"{by[0].upper()}{by[1:]} {told or variable}, so its code asks for more: look there for n_jobs, "
+                f"{by} {told or variable}, so its code asks for more: look there for n_jobs, "
                 f"set_num_threads, threadpool_limits or os.environ, and take {fits}."
             )
         elif mend == "config":
@@ -258,9 +258,10 @@ def advice(process: Process, verdict: Verdict, started: Started) -> str:
             setting = where or "BLASENV_THREADS"
             sentences.append(f"blasenv set {told} in it because {printable(setting)} says so; {fits} fits.")
         elif mend == "pool":
-            sentences.append(_own_pool(fits, others=any(one not in ("pool", "workers") for one in mends)))
+            sentences.append(_own_pool(about, fits, also=any(one not in ("pool", "workers") for one in mends)))
         elif mend == "workers":
-            sentences.append(f"Start fewer workers: {max(1, math.floor(process.allowed))} fit here.")
+            most = max(1, math.floor(process.allowed))
+            sentences.append(f"Start fewer workers: {most} {'fits' if most == 1 else 'fit'} here.")
         elif mend == "widen":
             sentences.append(_widen(about))
         elif mend in _PLAIN:
@@ -296,11 +297,13 @@ def _lower(about: Process, started: Started, fits: int, install: bool) -> str:
     return f"It was started with {values}. Restart it with {assignments}{without}."
 
 
-def _own_pool(fits: int, *, others: bool) -> str:
+def _own_pool(about: Process, fits: int, *, also: bool) -> str:
     how = f"{fits} (max_workers, n_jobs, threads; whatever its code calls it)"
-    if not others:
+    if not also:
         return f"No library started them: tell the program's own pool to use {how}."
-    return f"If it has a pool of its own (its main thread may be waiting for that), tell that, too, to use {how}."
+    if main_thread(about).running < TAKES_PART:
+        return f"And tell its own pool, for which its main thread waits, to use {how}."
+    return f"If it has a pool of its own, tell that, too, to use {how}."
 
 
 def _share(process: Process, verdict: Verdict, started: Started) -> str:
@@ -334,7 +337,7 @@ _PLAIN = {
     "memory": "Give it more memory, or less to hold at a time.",
     "line": "Which line of Python it is: py-spy dump --pid {pid}",
     "children": "It has children; look there: blasenv doctor {children}",
-    "others": "Others in its limit want more than that allows: blasenv doctor {others}",
+    "others": "Others in its limit want more than that allows (blasenv doctor {others}).",
     "raise-pids": (
         "Start fewer threads, or raise the limit: docker run --pids-limit, podPidsLimit of the kubelet, TasksMax= of "
         "systemd."
@@ -395,7 +398,7 @@ def render(process: Process, verdict: Verdict, started: Started) -> str:
             paragraphs.append(_worker_table(verdict))
         headers = ("THREADS", "NAME", "STATE", "CPU", "QUEUED", "SWITCHES/S", "WAITS IN")
         paragraphs.append(table(headers, _thread_rows(process)))
-    if process.lacks:
+    if process.lacks and verdict.kind != "gone":
         reasons = "; ".join(lack_text(lack) for lack in process.lacks)
         rights = "Run this as its user or as root (docker run: --cap-add SYS_PTRACE)."
         paragraphs.append(paragraph(f"Could not be read: {reasons}. {rights}"))
@@ -416,7 +419,7 @@ def _worker_table(verdict: Verdict) -> str:
     rows = []
     for one in sorted(verdict.workers, key=lambda one: one.pid)[:12]:
         threads = f"{len(one.busy)}/{len(one.threads)}"
-        rows.append([one.pid, _name(one), threads, percent(one.used), one.parent])
+        rows.append([one.pid, _name(one, verdict.master), threads, percent(one.used), one.parent])
     left = len(verdict.workers) - len(rows)
     text = table(("WORKER", "PROGRAM", "BUSY/ALL", "CPU", "PARENT"), rows)
     return text + (f"\n… and {left} more" if left > 0 else "")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -21,6 +22,7 @@ DISK = 0.2  # share of samples in state D: between them, even a fast disk leaves
 FAULTS = 50  # major faults per second: with a disk read of some milliseconds each, they take most of the time
 IDLE = 0.05  # CPUs: less than this is nothing
 WORKS = 0.25  # CPUs: a process that wants less than this is not what a limit is too small for
+TAKES_PART = 0.1  # share of samples in which a main thread runs that does not only wait for others
 MARGIN = 0.3  # of a thread: a program that is one thread is now and then a little more
 QUEUED = 0.25  # CPUs not got although there was work; below, whoever waited has hardly waited
 
@@ -111,7 +113,7 @@ def is_short(process: Process, group: Sequence[Process]) -> bool:
 
 def _judge_limit(process: Process, started: Started) -> Verdict | None:
     group = [process, *process.neighbours]
-    working = tuple(one for one in group if one.wants >= WORKS)
+    working = _working(group)
     if not is_short(process, group):
         return _judge_unseen(process, group)
     below = _below(process, group)
@@ -134,6 +136,14 @@ def _judge_limit(process: Process, started: Started) -> Verdict | None:
     mends += _fewer(process, working)
     master = _master(group, working)
     return Verdict("processes", _once(mends), about, _count(about), fits=fits, workers=working, master=master)
+
+
+def _working(group: Sequence[Process]) -> tuple[Process, ...]:
+    """Those that work, without the one that only hands out work to them."""
+    working = [one for one in group if one.wants >= WORKS]
+    least = 0.6 * max((one.wants for one in working), default=0.0)
+    parents = Counter(one.parent for one in working)
+    return tuple(one for one in working if one.wants >= least or parents[one.pid] < 2)
 
 
 def _judge_unseen(process: Process, group: Sequence[Process]) -> Verdict | None:
@@ -214,7 +224,7 @@ def whose_threads(process: Process, started: Started = UNKNOWN) -> str:
     most = pools(process, started.values)
     usual = {main.name, process.name}
     named = any(thread.name not in usual and not re.match("python", thread.name) for thread in busy)
-    takes_part = main.running >= 0.1
+    takes_part = main.running >= TAKES_PART
     if most == 0:
         # Told to start none. A pool as large as it would be untold: perhaps the program's code told it otherwise.
         return "both" if takes_part and not named and len(busy) <= pools(process, {}) else "own"
@@ -350,6 +360,6 @@ def _judge_waiting(process: Process, main: Thread) -> Verdict:
         mends = ["line"]
     others = [one for one in process.neighbours if one.wants >= WORKS]
     if process.limit is not None and others and is_short(process, [process, *process.neighbours]):
-        mends.append("others")
+        mends.insert(0, "others")
     kind = {"file lock": "lock"}.get(wait, wait or "waiting")
     return Verdict(kind, tuple(mends), process, workers=works, cause=wait if wait == "file lock" else "")
