@@ -296,3 +296,62 @@ def test_the_verdict(case: Case, seen: dict[str, list[dict[str, Any]]]) -> None:
 def test_the_table_is_large_enough() -> None:
     assert len(CASES) >= 25
     assert len({case.name for case in CASES}) == len(CASES)
+
+
+def look_at(pid: int) -> dict[str, Any]:
+    (found,) = doctor([pid])
+    return found
+
+
+@contextlib.contextmanager
+def numpy_at_one_cpu(command: Sequence[str | Path], **changes: str) -> Iterator[int]:
+    """``command``, a Python with its options, that runs the program matmul."""
+    with make_cgroup(1) as group:
+        words = group.enter([*command, SUPPORT / "suffers.py", "matmul"])
+        options: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
+        with subprocess.Popen(words, env=clean_environ(**changes), **options) as child:
+            try:
+                assert child.stdout is not None
+                assert child.stdout.readline() == "ready\n"
+                yield child.pid
+            finally:
+                child.kill()
+
+
+def test_blasenv_came_after_it_had_started(machine: Machine, wheel: Path, tmp_path: Path) -> None:
+    venv = make_venv(tmp_path / "venv", VERSION)
+    shutil.copy2(machine.bare.site_packages / "pools.pth", venv.site_packages)
+    with numpy_at_one_cpu([venv.python]) as pid:
+        assert look_at(pid)["blasenv"]["state"] == "not-covered"
+        time.sleep(2.5)  # the kernel says in whole seconds when it started
+        venv.install(wheel)
+        found = look_at(pid)
+    assert found["blasenv"]["state"] == "later"
+    assert found["verdict"]["mends"] == ["variable", "restart"]
+    assert "or just restart it" in found["verdict"]["advice"]
+
+
+def test_python_that_runs_no_hook(machine: Machine) -> None:
+    pools = (machine.hooked.site_packages / "pools.pth").read_text().strip()
+    with numpy_at_one_cpu([machine.hooked.python, "-S"], PYTHONPATH=pools) as pid:
+        found = look_at(pid)
+    assert found["blasenv"]["state"] == "no-site"
+    assert found["verdict"]["mends"] == ["variable", "site"]
+
+
+@pytest.mark.parametrize("hooked", [True, False])
+def test_a_process_whose_root_directory_is_another(machine: Machine, tmp_path: Path, hooked: bool) -> None:
+    """As a container's: its interpreter has a path there that leads nowhere here."""
+    if os.geteuid() or not shutil.which("unshare"):
+        pytest.skip("needs root and unshare to change the root directory")
+    venv = machine.hooked if hooked else machine.bare
+    script = 'mount --rbind / "$0" && mount --bind "$1" "$0/mnt" && shift && exec chroot "$0" "$@"'
+    inside: list[str | Path] = ["unshare", "--mount", "sh", "-c", script, tmp_path, venv.directory, "/mnt/bin/python"]
+    with numpy_at_one_cpu(inside) as pid:
+        found = look_at(pid)
+    assert not os.path.exists("/mnt/bin/python")
+    assert found["blasenv"]["interpreter"] == "/mnt/bin/python"
+    assert found["blasenv"]["state"] == ("acted" if hooked else "not-covered")
+    assert found["blasenv"]["set"] == ({"OMP_NUM_THREADS": "1"} if hooked else {})
+    assert found["blasenv"]["would_set"] == {"OMP_NUM_THREADS": "1"}
+    assert found["verdict"]["kind"] in ({"one-thread", "queue"} if hooked else {"threads"})

@@ -585,9 +585,10 @@ def test_the_variables_of_the_interpreter() -> None:
         b"01000000-02000000 rw-p 00000000 00:00 0 [heap]\n"
         b"7f00-7f10 rw-p 00001000 08:01 12 /usr/lib/libgomp.so.1\n"
         b"7f10-7f20 rw-p 00000000 00:00 0 \n"
+        b"8f00-8f10 rw-p 00001000 08:01 12 /usr/lib/x.cpython-311-x86_64-linux-gnu.so\n"
         b"no-hex rw-p 0 0 0\n"
     )
-    assert process.parse_static(contents, "python") == [(0xA00000, 0xA20000)]
+    assert process.parse_static(contents) == [(0xA00000, 0xA20000)]
 
 
 def test_the_start_of_the_machine() -> None:

@@ -48,6 +48,8 @@ _CALLS = {
 }  # fmt: skip
 _WITH_FILE = re.compile(r"p?readv?|p?writev?|pread64|pwrite64|recv|send|accept|connect|fsync|fdatasync|flock|fcntl")
 
+_INTERPRETER = re.compile(rb"(lib)?(python|pypy)[23]?")  # not an extension module, x.cpython-311-x86_64-linux-gnu.so
+
 # Kernel functions that stand for a call, where /proc/PID/syscall is closed (Yama's ptrace_scope).
 _KERNEL_FUNCTIONS = (
     ("futex", "futex"),
@@ -100,8 +102,8 @@ def parse_status(contents: bytes) -> dict[str, str]:
     return {name: value.strip() for name, colon, value in pairs if colon}
 
 
-def parse_static(contents: bytes, name: str) -> list[tuple[int, int]]:
-    """The addresses in which files whose path holds ``name`` keep their variables, from /proc/PID/maps.
+def parse_static(contents: bytes) -> list[tuple[int, int]]:
+    """The addresses in which a Python interpreter, or its library, keeps its variables, from /proc/PID/maps.
 
     proc_pid_maps(5): ``address perms offset dev inode pathname``. A file's writable mapping, and the
     nameless one right behind it, which is its .bss.
@@ -116,7 +118,7 @@ def parse_static(contents: bytes, name: str) -> list[tuple[int, int]]:
             start, end = int(first, 16), int(last, 16)
         except ValueError:
             continue
-        if len(fields) == 6 and name in os.path.basename(os.fsdecode(fields[5])):
+        if len(fields) == 6 and _INTERPRETER.match(fields[5].rpartition(b"/")[2]):
             found.append((start, end))
         elif len(fields) == 5 and found and found[-1][1] == start:
             found[-1] = (found[-1][0], end)
@@ -236,6 +238,8 @@ class Process:
     """The same in seconds since 1970, None when that can't be told."""
     executable: str = ""
     """Its file, as its own root directory names it; "" when that can't be read."""
+    has_python: bool = False
+    """Whether a Python interpreter is loaded, as its executable or as a library."""
     root: str = ""
     """Where its root directory can be opened from here, /proc/PID/root."""
     search_path: str = ""
@@ -421,6 +425,10 @@ def _link(path: str) -> str:
         return ""
 
 
+def _within(top: str, path: str) -> str:
+    return path[len(top) :] if path.startswith(f"{top}/") else path
+
+
 def _most_throttled(
     before: Sequence[Throttling | None], after: Sequence[Throttling | None]
 ) -> tuple[Throttling | None, Throttling | None]:
@@ -462,13 +470,16 @@ class Watch:
         process.user = int((status.get("Uid", "").split() or ["-1"])[0])
         process.swapped = int((status.get("VmSwap", "").split() or ["0"])[0]) * 1024
         process.command = [os.fsdecode(word) for word in _read(f"{proc}/cmdline").split(b"\0") if word]
-        process.executable = _link(f"{proc}/exe").replace(" (deleted)", "")
+        # Files are named as from our root directory, or that of its mount namespace, and it may have another (chroot).
+        top = _link(f"{proc}/root").rstrip("/")
+        process.executable = _within(top, _link(f"{proc}/exe").replace(" (deleted)", ""))
         process.root = f"{proc}/root"
         maps, problem = blasenv.read_file(f"{proc}/maps", blasenv.MAX_MOUNTINFO)
         if problem:
             process.lacks.append(Lack("libraries", f"{proc}/maps", problem))
-        process.libraries = recognise_all(parse_maps(maps), f"{proc}/root")
-        self._python = parse_static(maps, "python")
+        process.libraries = recognise_all((_within(top, path) for path in parse_maps(maps)), f"{proc}/root")
+        self._python = parse_static(maps)
+        process.has_python = bool(self._python)
         environ, problem = blasenv.read_file(f"{proc}/environ", blasenv.MAX_MOUNTINFO)
         if problem:
             process.lacks.append(Lack("environment", f"{proc}/environ", problem))

@@ -22,6 +22,7 @@ from .verdict import Verdict
 
 SCHEMA = 1
 MOST_SECONDS = 3600
+MOST_TOLD = 3  # problems that --all writes out
 # Those of the installation are shown first.
 ORDERED = {
     name: function
@@ -147,8 +148,12 @@ def _look_at_all(args: argparse.Namespace) -> int:
     if judged:
         print(page.render_all([(found, judgement) for found, judgement, _ in judged]))
         print()
-    for one in problems[:3]:
-        found, judgement, known = one
+    told: list[tuple[int, ...]] = []
+    for found, judgement, known in problems:
+        workers = tuple(sorted(one.pid for one in judgement.workers))
+        if len(told) == MOST_TOLD or (workers and workers in told):
+            continue  # what was said of one worker goes for its siblings
+        told.append(workers)
         print(paragraph(f"{found.pid}: {page.sentence(found, judgement)} {page.advice(found, judgement, known)}"))
     if problems:
         print(paragraph(f"More about one of them: blasenv doctor {problems[0][0].pid}"))

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from blasenv.machine.cgroup import directory_of, read_throttling, tightest_quota
 from blasenv.machine.libraries import OPENMP
-from blasenv.machine.pids import find_pids, nearest
+from blasenv.machine.pids import find_pids, find_user_threads, nearest
 from blasenv.output.text import count, printable
 
 from .checks import Context, Result, check
@@ -206,13 +206,21 @@ def pids(context: Context) -> Result:
     limits = find_pids(root=context.observation.root)
     refusing = [one for one in limits if one.refused]
     found = refusing[0] if refusing else nearest(limits)
-    if found is None:
-        return Result("skipped", "their number has no limit (pids.max)")
-    value = f"{found.current} of {count(found.most, 'thread')} and processes, {printable(found.directory)}"
-    advice = "Start fewer threads, or raise the limit: docker run --pids-limit, podPidsLimit of the kubelet."
-    if found.refused:
-        times = "once" if found.refused == 1 else f"{found.refused} times"
-        return Result("warning", f"{value}; the kernel has refused more {times}", advice)
-    if found.current > NEARLY * found.most:
-        return Result("warning", value, advice)
-    return Result("ok", value)
+    user = find_user_threads(os.getpid(), os.getuid()) if context.here else None
+    said, scarce = [], False
+    if found is not None:
+        said.append(f"{found.current} of {count(found.most, 'thread')} and processes, {printable(found.directory)}")
+        if found.refused:
+            said[0] += f"; the kernel has refused more {'once' if found.refused == 1 else f'{found.refused} times'}"
+        scarce = bool(found.refused) or found.current > NEARLY * found.most
+    if user is not None:
+        said.append(f"{user.current} of {count(user.most, 'thread')} of this user (ulimit -u)")
+        scarce = scarce or user.current > NEARLY * user.most
+    if not said:
+        return Result("skipped", "their number has no limit (pids.max, ulimit -u)")
+    if not scarce:
+        return Result("ok", "\n".join(said))
+    advice = (
+        "Start fewer threads, or raise the limit: docker run --pids-limit, --ulimit nproc; the kubelet's podPidsLimit."
+    )
+    return Result("warning", "\n".join(said), advice)

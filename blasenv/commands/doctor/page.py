@@ -479,8 +479,8 @@ def blasenv_text(process: Process, started: Started) -> str:
         if seen is not None and not started.set:
             return f"active in {path}: set nothing ({seen.decision.rule})"
         rule = seen.decision.rule if seen is not None else ""
-        hidden = "" if seen is not None and seen.decision.visible else "; not to be seen in its environ"
-        return f"active in {path}: set {would} ({rule}{hidden})"
+        hidden = "" if seen is not None and seen.decision.visible else f"; /proc/{process.pid}/environ does not show it"
+        return f"active in {path}: set {would} ({rule}){hidden}"
     return {
         "not-python": "not Python; blasenv run -- sets the variable for such programs",
         "not-covered": f"not in {path}" + (f"; it would set {would}" if would else ""),

@@ -57,6 +57,9 @@ def look(process: Process) -> Started:
     if not process.executable:
         return Started(values=environment)
     if not _PYTHON.fullmatch(os.path.basename(process.executable)):
+        # An interpreter within another program (uWSGI, mod_wsgi) has its own idea of where its files are.
+        if process.has_python:
+            return Started(None, values=environment)
         return Started(False, why="not-python", values=environment)
     interpreter = _interpreter(process)
     cover = coverage(interpreter, process.root) if interpreter is not None else None
@@ -110,7 +113,7 @@ def _why(process: Process, interpreter: Interpreter | None, cover: Coverage | No
     if any(_NO_SITE.fullmatch(word) for word in _options(process.command)):
         return "no-site"
     came = _came(interpreter, process.root)
-    # btime is in whole seconds; what comes within two is taken for a start of today's image.
+    # btime is in whole seconds. A container's files came before its first process, if only just.
     if came is not None and process.since is not None and came > process.since + 2:
         return "later"
     return "off" if process.observation.decision.rule == "disabled" else "acted"
