@@ -129,8 +129,9 @@ def observe_process(
     words = _host.program_words(command, str(parent))
     own = f"{root.rstrip('/')}/proc/{pid}/root"
     named = environ.get("BLASENV_CONFIG", "")
-    # The path is one in its own tree, which may be another container's.
-    inside = {**environ, "BLASENV_CONFIG": own + named} if named.startswith("/") and named != "/dev/null" else environ
+    inside = dict(environ)
+    if named not in ("", "/dev/null"):  # a path in its own tree, which may be another container's
+        inside["BLASENV_CONFIG"] = own + named if named.startswith("/") else f"{own[:-4]}cwd/{named}"
     config = blasenv.read_config(own, inside, [_host.parse_command_line(words)] if words else [], words)
     config.process = str(pid)
     levels = find_levels(str(pid), root)

@@ -6,6 +6,7 @@ at the end; `measure` watches several processes over the same time.
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 import re
@@ -16,7 +17,7 @@ from dataclasses import dataclass, field
 
 import blasenv
 from blasenv import _host
-from blasenv.machine.cgroup import Throttling, cpus_of, directory_of, find_levels, read_throttling, tightest
+from blasenv.machine.cgroup import Throttling, directory_of, find_levels, quota_cpus, read_throttling, tightest
 from blasenv.machine.libraries import Library, is_numeric, parse_maps, recognise_all
 from blasenv.machine.observe import Observation, observe_process
 from blasenv.machine.pids import Pids, UserThreads, find_pids, find_user_threads, nearest
@@ -321,10 +322,9 @@ class Process:
 
     @property
     def allowed(self) -> float:
-        """CPUs it can use: its quota, or its affinity where that is less."""
-        quota = cpus_of(self.limit) if self.limit else None
-        visible = float(len(self.cpus) or 1)
-        return min(visible, quota) if quota else visible
+        """CPUs it can use: its quota, what its owner tells of one that can't be seen, or its affinity."""
+        limits = [*self.levels, *(self.observation.limits if self.observation else [])]
+        return min(float(len(self.cpus) or 1), quota_cpus(limits) or math.inf)
 
     @property
     def fitting(self) -> int:

@@ -142,6 +142,7 @@ def _look_at_all(args: argparse.Namespace) -> int:
     pids, closed = process.numeric_pids()
     judged = [_judge(found) for found in process.measure(pids, args.seconds) if not found.gone]
     problems = [one for one in judged if one[1].problem]
+    problems.sort(key=lambda one: one[0].allowed - one[0].wants)  # who is furthest from what it may use
     if args.json:
         print_json({"schema": SCHEMA, "processes": [page.as_json(*one) for one in judged], "closed": closed})
         return int(bool(problems))

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import math
 import re
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import blasenv
-from blasenv import _config_file
+from blasenv import _host
 from blasenv.machine.process import Process, Thread
 
 from .started import UNKNOWN, Started, pools
@@ -132,7 +131,7 @@ def _judge_limit(process: Process, started: Started) -> Verdict | None:
     mends = []
     if _count(about) > fits and whose_threads(about, started) != "own":
         mends += _share(process, about, started, working, fits)
-        mends += _library_mends(about, started, fits) if not mends or started.acted is not True else []
+        mends += _library_mends(about, started, fits, bool(mends))
     mends += _fewer(process, working)
     master = _master(group, working)
     return Verdict("processes", _once(mends), about, _count(about), fits=fits, workers=working, master=master)
@@ -141,9 +140,13 @@ def _judge_limit(process: Process, started: Started) -> Verdict | None:
 def _working(group: Sequence[Process]) -> tuple[Process, ...]:
     """Those that work, without the one that only hands out work to them."""
     working = [one for one in group if one.wants >= WORKS]
-    least = 0.6 * max((one.wants for one in working), default=0.0)
-    parents = Counter(one.parent for one in working)
-    return tuple(one for one in working if one.wants >= least or parents[one.pid] < 2)
+
+    def hands_out(one: Process) -> bool:
+        # It may be ready to run for long, behind its workers; but who computes gets as much as they do.
+        children = [other.used for other in working if other.parent == one.pid]
+        return len(children) > 1 and one.used < 0.5 * max(children)
+
+    return tuple(one for one in working if not hands_out(one))
 
 
 def _judge_unseen(process: Process, group: Sequence[Process]) -> Verdict | None:
@@ -194,7 +197,8 @@ def _threads(process: Process, about: Process, started: Started, working: tuple[
     pinned = about.cpus < about.around and about.allowed == len(about.cpus)
     mends = ["widen"] if pinned else []
     if whose != "own":
-        mends += _share(process, about, started, working, fits) + _library_mends(about, started, fits)
+        line = _share(process, about, started, working, fits)
+        mends += line + _library_mends(about, started, fits, bool(line))
     if whose != "library":
         mends.append("pool")
     if len(working) > 1:
@@ -247,8 +251,8 @@ def set_too_high(process: Process, fits: int) -> dict[str, str]:
     }
 
 
-def _library_mends(process: Process, started: Started, fits: int) -> list[str]:
-    """What makes its libraries start fewer threads, and isn't in place."""
+def _library_mends(process: Process, started: Started, fits: int, lined: bool = False) -> list[str]:
+    """What makes its libraries start fewer threads, and isn't in place; ``lined``: beside a line in [programs]."""
     if set_too_high(process, fits):
         return ["lower", *(["install"] if started.why in ("unknown", "not-covered") else [])]
     if started.why == "not-python":
@@ -258,7 +262,11 @@ def _library_mends(process: Process, started: Started, fits: int) -> list[str]:
         return ["variable", "enable" if covered else "enable-and-install"]
     if started.why == "acted":
         asked = [int(value) for value in started.set.values() if value.isdigit()]
-        return ["config"] if asked and max(asked) > fits and not _is_shared(process, fits) else ["code"]
+        if not asked or max(asked) <= fits:
+            return ["code"]
+        if not _is_shared(process, fits):
+            return ["config"]
+        return [] if lined else ["variable"]
     if _is_told(started, fits):
         return ["code"]
     return ["variable", {"later": "restart", "off": "mode", "no-site": "site"}.get(started.why, "install")]
@@ -271,7 +279,8 @@ def _is_told(started: Started, fits: int) -> bool:
 
 def _is_shared(process: Process, fits: int) -> bool:
     """Whether what blasenv sets is what fits it, and only its siblings make that too much."""
-    return fits < process.fitting and process.observation is not None and process.observation.decision.rule == "quota"
+    seen = process.observation
+    return fits < process.fitting and (seen is None or seen.decision.rule in ("quota", "workers"))
 
 
 def _share(process: Process, about: Process, started: Started, working: Sequence[Process], fits: int) -> list[str]:
@@ -285,7 +294,7 @@ def _share(process: Process, about: Process, started: Started, working: Sequence
 def program_of(process: Process, about: Process) -> str:
     """The program that its workers are, as [programs] in the configuration names it; "" without a name."""
     for one in (about, process):
-        name = _config_file.parse_command_line(one.command) if one.command else ""
+        name = _host.parse_command_line(one.command) if one.command else ""
         if name and name != "-c" and not name.endswith("popen_loky_posix"):
             return name
     return ""
