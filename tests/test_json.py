@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ROOT, Cgroup, Venv, clean_environ
+from conftest import ROOT, Cgroup, Venv, clean_environ, pids_cgroup
 
 from blasenv.cli import COMMANDS
 
@@ -155,6 +155,34 @@ def image_with_a_product(root: Path) -> Path:
     return root
 
 
+def looks_at_processes(place: Place) -> list[Any]:
+    """Doctor: the process with much to say, one with blasenv, and one whose threads are limited in both ways."""
+    with contextlib.ExitStack() as stack:
+        alone = ["prlimit", "--nproc=99:99", "setpriv", "--reuid=64322", "--regid=64322", "--clear-groups"]
+        ready = "echo ready; exec sleep 99"
+        commands: list[list[str | Path]] = [
+            [place.venv.python, "-u", "-c", "import time; print('ready'); time.sleep(99)"],
+            [*stack.enter_context(pids_cgroup(99)).enter([*alone, "sh", "-c", ready])],
+        ]
+        pids = [place.pid]
+        for command in commands:
+            process = stack.enter_context(
+                subprocess.Popen(place.group.enter(command), stdout=subprocess.PIPE, env=clean_environ(), text=True)
+            )
+            stack.callback(process.kill)
+            assert process.stdout is not None
+            assert process.stdout.readline() == "ready\n"
+            pids.append(process.pid)
+        return [place.document(["doctor", *pids, "--seconds", "0.3"])]
+
+
+def looks_at_all(place: Place) -> list[Any]:
+    """A process is written there as with its PID; not every field shows in those that this machine has."""
+    document = place.document(["doctor", "--all", "--seconds", "0.3"])
+    document["processes"] += looks_at_processes(place)[0]["processes"]
+    return [document]
+
+
 EXAMPLES: dict[str, Callable[[Place], list[Any]]] = {
     "status": lambda place: looks(place, "status"),
     "explain": lambda place: looks(place, "explain"),
@@ -169,8 +197,8 @@ EXAMPLES: dict[str, Callable[[Place], list[Any]]] = {
         place.document(["config", "show"], BLASENV_CONFIG=str(place.directory / "wrong.toml")),
     ],
     "doctor": lambda place: [place.document(["doctor"]), place.document(["doctor", "--strict", "hook"])],
-    "doctor PID": lambda place: [place.document(["doctor", place.pid, "--seconds", "0.3"])],
-    "doctor --all": lambda place: [place.document(["doctor", "--all", "--seconds", "0.3"])],
+    "doctor PID": looks_at_processes,
+    "doctor --all": looks_at_all,
     "scan": lambda place: [
         place.document(["scan", place.venv.directory / "bin"]),
         place.document(["scan", "--root", image_with_a_product(place.directory / "image")]),
