@@ -137,11 +137,10 @@ def _refused(process: Process, verdict: Verdict) -> str:
     pids = process.pids
     if pids is None:
         return "Threads that can't start: the kernel refuses them."
-    times = f"{process.refused} times while it was watched" if process.refused else f"{pids.refused} times"
-    times = times.replace("1 times", "once", 1) if times.startswith("1 times") else times
+    refused = f"{process.refused} while it was watched" if process.refused else f"{pids.refused} since it was made"
     return (
-        f"Threads that could not start: the kernel refused one {times}. {pids.current} of {pids.most} threads and "
-        f"processes are in use (pids.max in {printable(pids.directory)})."
+        f"Threads that could not start: {pids.current} of {pids.most} threads and processes are in use, and the kernel "
+        f"refused {refused} (pids.max in {printable(pids.directory)})."
     )
 
 
@@ -165,9 +164,11 @@ def _disk(process: Process) -> str:
 def _queue(process: Process) -> str:
     busy = process.busy
     number_of = f"{count(len(busy), 'busy thread')} on {count(len(process.cpus) or 1, 'CPU')}"
+    if process.takes_turns:
+        number_of = f"{len(process.threads)} threads that take turns at Python's lock (GIL)"
     waited = sum(thread.queued for thread in busy) / max(1, len(busy))
     share = percent(min(1.0, waited))
-    return f"Not its threads: {number_of}, but others use these, too; it waited {share} of the time for a CPU."
+    return f"Not its threads: {number_of}, but others use its CPUs, too; it waited {share} of the time for a CPU."
 
 
 def _one_thread(process: Process, verdict: Verdict) -> str:
@@ -444,7 +445,7 @@ def _facts(process: Process, started: Started) -> list[list[str]]:
         rows.append(["limit shared", f"by {processes(process.cgroup_processes)}{rest}"])
     if process.pids is not None:
         rows.append(["threads", _pids(process.pids)])
-    if process.user_threads is not None:
+    if process.user_threads is not None and 2 * process.user_threads.current > process.user_threads.most:
         rows.append(["user's threads", _user_threads(process.user_threads)])
     names = Counter(str(library) for library in process.libraries)
     libraries = ", ".join(f"{times} {name}" if times > 1 else name for name, times in names.items())

@@ -21,6 +21,7 @@ DISK = 0.2  # share of samples in state D: between them, even a fast disk leaves
 FAULTS = 50  # major faults per second: with a disk read of some milliseconds each, they take most of the time
 IDLE = 0.05  # CPUs: less than this is nothing
 WORKS = 0.25  # CPUs: a process that wants less than this is not what a limit is too small for
+AT_ONCE = 30  # seconds: a library starts its pool in a loop, which takes a while where it is throttled
 TAKES_PART = 0.1  # share of samples in which a main thread runs that does not only wait for others
 MARGIN = 0.3  # of a thread: a program that is one thread is now and then a little more
 QUEUED = 0.25  # CPUs not got although there was work; below, whoever waited has hardly waited
@@ -233,7 +234,7 @@ def whose_threads(process: Process, started: Started = UNKNOWN) -> str:
         # Told to start none. A pool as large as it would be untold: perhaps the program's code told it otherwise.
         return "both" if takes_part and not named and len(busy) <= pools(process, {}) else "own"
     spread = max((one.started for one in busy), default=0) - min((one.started for one in busy), default=0)
-    if takes_part and not named and spread < 5 and all(thread in helpers[:most] for thread in busy):
+    if takes_part and not named and spread < AT_ONCE and all(thread in helpers[:most] for thread in busy):
         return "library"
     return "both"
 
