@@ -260,7 +260,7 @@ def doctor(pids: Sequence[int]) -> list[dict[str, Any]]:
     return processes
 
 
-@pytest.mark.parametrize("batch", batches(), ids=lambda batch: " | ".join(case.name for case in batch))
+@pytest.mark.parametrize("batch", list(batches()), ids=lambda batch: " | ".join(case.name for case in batch))
 def test_the_verdict(batch: tuple[Case, ...], machine: Machine) -> None:
     """What is said of the rows of a batch, three times."""
     with contextlib.ExitStack() as stack:
