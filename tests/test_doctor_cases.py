@@ -353,3 +353,16 @@ def test_a_process_whose_root_directory_is_another(machine: Machine, tmp_path: P
     assert found["blasenv"]["set"] == ({"OMP_NUM_THREADS": "1"} if hooked else {})
     assert found["blasenv"]["would_set"] == {"OMP_NUM_THREADS": "1"}
     assert found["verdict"]["kind"] in ({"one-thread", "queue"} if hooked else {"threads"})
+
+
+def test_a_family_is_told_once(machine: Machine) -> None:
+    (case,) = [case for case in CASES if case.name == "pool, blasenv"]
+    with running(case, machine) as pool:
+        workers = Path(f"/proc/{pool.pid}/task/{pool.pid}/children").read_text().split()
+        command = [sys.executable, "-m", "blasenv", "doctor", "--all", "--seconds", SECONDS]
+        text = run(command, status=1, environ=clean_environ(PYTHONPATH=str(ROOT))).stdout
+    assert len(workers) == 4
+    told = [line for line in text.split("\n") if line.partition(":")[0] in workers]
+    assert len(told) <= 1
+    rows = [line.split() for line in text.split("\n") if line.split()[:1] in [[worker] for worker in workers]]
+    assert [row[-1] for row in rows if row not in [line.split() for line in told]] == ["processes"] * 4

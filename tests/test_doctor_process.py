@@ -21,7 +21,7 @@ import pytest
 from conftest import ROOT, Cgroup, clean_environ, run
 
 import blasenv
-from blasenv.commands.doctor import page, verdict
+from blasenv.commands.doctor import page, started, verdict
 from blasenv.commands.doctor.started import UNKNOWN, Started
 from blasenv.machine import libraries, pids, process
 from blasenv.machine.cgroup import Throttling, cpus_of, directory_of, find_levels, parse_cpu_stat, tightest
@@ -677,3 +677,23 @@ def test_the_tightest_level_is_found_above(limited: Callable[[float], Cgroup]) -
         level = tightest(find_levels(str(child.pid)))
     assert level is not None
     assert (cpus_of(level), directory_of(level)) == (1, str(group.directory))
+
+
+@pytest.mark.parametrize(
+    ("kind", "threading"),
+    [
+        ("OpenBLAS", "pthreads"),
+        ("MKL", "Intel OpenMP"),
+        ("MKL", "GNU OpenMP"),
+        ("MKL", "TBB"),
+        ("BLIS", "pthreads"),
+        ("GNU OpenMP", "OpenMP"),
+        ("Intel OpenMP", "OpenMP"),
+        ("LLVM OpenMP", "OpenMP"),
+    ],
+)
+def test_the_size_of_a_pool_is_what_status_says_of_that_library(kind: str, threading: str) -> None:
+    found = process_with(1, 8, None, None)
+    library = libraries.Library(kind, threading, "", "/x/lib.so")
+    assert started.pool(library, found, {"OMP_NUM_THREADS": "3"}) == 3
+    assert started.pool(library, found, {}) == (1 if kind == "BLIS" else 8)

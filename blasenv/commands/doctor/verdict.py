@@ -262,7 +262,7 @@ def _library_mends(process: Process, started: Started, fits: int, lined: bool = 
         covered = started.cover is not None and bool(started.cover.by)
         return ["variable", "enable" if covered else "enable-and-install"]
     if started.why == "acted":
-        asked = [int(value) for value in started.set.values() if value.isdigit()]
+        asked = [int(value) for name, value in started.set.items() if name.endswith("_THREADS") and value.isdigit()]
         if not asked or max(asked) <= fits:
             return ["code"]
         if not _is_shared(process, fits):
