@@ -55,11 +55,11 @@ LOCAL_RANKS = (
 # Programs that start workers, and may say how many; and a worker that joblib starts afresh.
 SERVERS = frozenset(
     "celery dramatiq dramatiq-gevent fastapi granian gunicorn gunicorn.app.wsgiapp gunicorn3 hypercorn "
-    "py.test py.test-3 pytest pytest-3 rq rq.cli sanic uvicorn "
+    "py.test py.test-3 pytest pytest-3 rq rq.cli sanic uvicorn apache2 httpd uwsgi uwsgi-core uwsgi_python3 "
     "joblib.externals.loky.backend.popen_loky_posix loky.backend.popen_loky_posix".split()
 )
-# How a worker begins that multiprocessing (spawn, forkserver) or execnet (pytest-xdist) starts afresh.
-WORKERS = ("from multiprocessing.", "import sys;exec(eval(sys.stdin.readline()))")
+# How a worker begins that multiprocessing (spawn, forkserver), Celery or execnet (pytest-xdist) starts afresh.
+WORKERS = ("from multiprocessing.", "from billiard.", "import sys;exec(eval(sys.stdin.readline()))")
 RECEIPT = "BLASENV_SET"  # "OMP_NUM_THREADS=4" tells people what is ours
 # The same for children. It is set natively only, so that they have it exactly when they have the native
 # environment as a whole. Where somebody made an environment for them, what is in it is his.
@@ -159,13 +159,15 @@ def read_config(
     program = argv[0].rpartition("/")[2] if argv else ""
     if program in SERVERS:
         config.server = words or ["", *argv]
-    elif program in ("-m", "-c"):
+    elif program in ("", "-m", "-c"):
         words = words or getattr(sys, "orig_argv", None)
-        if words is None:  # before Python 3.10
+        if not words:  # before Python 3.10, and inside of uWSGI and Apache
             from ._host import command_line
 
             words = command_line("self")
-        if not SERVERS.isdisjoint(words) or any([word.startswith(WORKERS) for word in words]):
+        if not SERVERS.isdisjoint([*words, "".join(words[:1]).rpartition("/")[2]]) or any(
+            [word.startswith(WORKERS) for word in words]
+        ):
             config.server = words
     return config
 

@@ -220,9 +220,10 @@ def program_name(argv: "Sequence[str]", words: "Sequence[str] | None" = None) ->
     """The basename of the script, or the -m module, that this interpreter runs, or that its worker belongs to.
 
     When the hook runs, sys.argv has only "-m" in the place of the module. The full command
-    line, ``words``, is in sys.orig_argv, since Python 3.10, and in /proc/self/cmdline.
+    line, ``words``, is in sys.orig_argv, since Python 3.10, and in /proc/self/cmdline. Inside of
+    uWSGI and Apache only the last has anything.
     """
-    if not argv or argv[0] not in ("-m", "-c"):
+    if not argv or argv[0] not in ("", "-m", "-c"):
         return os.path.basename(argv[0]) if argv else ""
     return parse_command_line(program_words(words or getattr(sys, "orig_argv", None) or command_line("self")))
 

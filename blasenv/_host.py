@@ -106,7 +106,11 @@ def parse_command_line(words: "Sequence[str]") -> str:
     """The program in an interpreter's command line: a script's basename, a -m module, "-c" or "".
 
     python(1): short options may share a word; m, c, W and X take its rest or the next word.
+    uWSGI and Apache have the interpreter inside, and are the program.
     """
+    for name in ("uwsgi", "apache2", "httpd"):
+        if os.path.basename("".join(words[:1])).startswith(name):
+            return name
     following = iter(words[1:])
     for word in following:
         if not word.startswith("-") or word == "-":
