@@ -1,12 +1,12 @@
 """Start-up where a server runs: how many workers it says it will start.
 
-Imported by `blasenv` only where the program is one of `SERVERS`. As strict as ``__init__``:
+Imported by `blasenv` only where the program is one of `blasenv.SERVERS`. As strict as ``__init__``:
 nothing imported that a bare interpreter has not loaded.
 
 One small piece for each server, after the source of the version that stands beside it. They
-parse with argparse or click, and both read numbers with int(). What their parsers refuse
-counts as one worker, because then the server does not start. A word that begins with - is
-taken for an option, as argparse does; click would take it for the value of an option before it.
+parse with argparse or click, and both read numbers with int(). What their parsers refuse may
+count as anything, because then the server does not start. A word that begins with - is taken
+for an option, as argparse does; click would take it for the value of an option before it.
 """
 
 import os
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     # The number of workers, who says so (a command line or a variable), and a note where nobody can know.
     Answer = tuple[int, str, str]
-    Piece = Callable[[Sequence[str], Mapping[str, str], int, str], Answer]
+    Piece = Callable[["Asked"], Answer]
 
 
 def count_workers(
@@ -34,19 +34,27 @@ def count_workers(
     """
     name, arguments = split_command_line(words)
     piece = PIECES.get(name)
-    workers, source, note = piece(arguments, environ, cpus, process) if piece else (1, "", "")
+    workers, source, note = piece(Asked(arguments, environ, cpus, process)) if piece else NONE
     # More than MAX_THREADS do not start, whatever was asked for.
     return (workers, f"workers ({source})", note) if 1 < workers <= MAX_THREADS else (1, "", note)
+
+
+class Asked:
+    """A server's arguments, its environment, what os.cpu_count() says in it, and its process."""
+
+    def __init__(self, words: "Sequence[str]", environ: "Mapping[str, str]", cpus: int, process: str) -> None:
+        self.words, self.environ, self.cpus, self.process = words, environ, cpus, process
 
 
 def split_command_line(words: "Sequence[str]") -> "tuple[str, Sequence[str]]":
     """The program in an interpreter's command line, a script's basename or a -m module, and its arguments.
 
     python(1): short options may share a word; c, m, W and X take its rest or the next word. With
-    -c there is no program, "". uWSGI has Python inside, and its name first.
+    -c there is no program, "". A server that has Python inside is its own program.
     """
-    if words and os.path.basename(words[0]).startswith("uwsgi"):
-        return "uwsgi", words[1:]
+    for name in ("uwsgi", "apache2", "httpd"):
+        if os.path.basename("".join(words[:1])).startswith(name):
+            return name, words[1:]
     at = 1
     while at < len(words):
         word = words[at]
@@ -129,128 +137,134 @@ def _switched(words: "Sequence[str]", on: str, off: str = "--", least: str = "",
     return default
 
 
-def _number(text: str) -> int:
+def _number(text: str) -> "int | None":
     try:
         return int(text)
     except ValueError:
-        return 1
+        return None
 
 
 def _named(server: str, option: "tuple[str, str]") -> "Answer":
-    """What an option on a command line says."""
-    return _number(option[1]), f"{server} {option[0]} {_number(option[1])}", ""
+    """What an option on a command line says, one worker where there is none."""
+    workers = _number(option[1]) or 1
+    return workers, f"{server} {option[0]} {workers}", ""
 
 
 def _variable(environ: "Mapping[str, str]", name: str) -> "Answer":
     """What a variable says, one worker where it is not set."""
-    return _number(environ.get(name, "1")), f"{name}={_number(environ.get(name, '1'))}", ""
+    workers = _number(environ.get(name, "")) or 1
+    return workers, f"{name}={workers}", ""
 
 
-def _affinity(cpus: int, process: str) -> int:
+def _affinity(asked: "Asked") -> int:
     """The CPUs that the process may run on, which some servers count in place of os.cpu_count()."""
     try:
-        return len(os.sched_getaffinity(0 if process == "self" else int(process)))
+        return len(os.sched_getaffinity(0 if asked.process == "self" else int(asked.process)))
     except (OSError, ValueError):
-        return cpus
+        return asked.cpus
 
 
 def _in_a_file(server: str, file: str) -> "Answer":
     return 1, "", f'{file} may name the workers of {server}; [programs] can: {server} = "share:N"'
 
 
-def _present(names: "Sequence[str]", process: str) -> str:
+def _present(names: "Sequence[str]", asked: "Asked") -> str:
     """The first of these files in the working directory, "" without one."""
     for name in names:
-        if os.path.exists(f"/proc/{process}/cwd/{name}"):
+        if os.path.exists(f"/proc/{asked.process}/cwd/{name}"):
             return name
     return ""
 
 
-def _gunicorn(words: "Sequence[str]", environ: "Mapping[str, str]", cpus: int, process: str) -> "Answer":
+def _gunicorn(asked: "Asked") -> "Answer":
     # gunicorn 27.0.1, app/base.py, load_config; config.py, Workers, WorkerClass, get_default_config_file
     # https://github.com/benoitc/gunicorn/blob/master/gunicorn/app/base.py
     # https://docs.gunicorn.org/en/stable/configure.html: the command line beats GUNICORN_CMD_ARGS, that the file,
     # and that WEB_CONCURRENCY. --work alone is --worker-class, too, so argparse takes no less than --workers.
-    given = split(environ.get("GUNICORN_CMD_ARGS", "")) or []
-    for source, arguments in (("gunicorn", words), ("GUNICORN_CMD_ARGS", given)):
+    given = split(asked.environ.get("GUNICORN_CMD_ARGS", "")) or []
+    for source, arguments in (("gunicorn", asked.words), ("GUNICORN_CMD_ARGS", given)):
         option = _last(arguments, "--workers", "w", "DR")
         if option[0]:
             return _named(source, option)
-    file = _last(words, "--config", "c", "DR", "--co")[1] or _last(given, "--config", "c", "DR", "--co")[1]
-    file = file or _present(("gunicorn.conf.py",), process)
-    return _in_a_file("gunicorn", file) if file else _variable(environ, "WEB_CONCURRENCY")
+    file = _last(asked.words, "--config", "c", "DR", "--co")[1] or _last(given, "--config", "c", "DR", "--co")[1]
+    file = file or _present(("gunicorn.conf.py",), asked)
+    return _in_a_file("gunicorn", file) if file else _variable(asked.environ, "WEB_CONCURRENCY")
 
 
-def _uvicorn(words: "Sequence[str]", environ: "Mapping[str, str]", cpus: int, process: str) -> "Answer":
+def _uvicorn(asked: "Asked") -> "Answer":
     # uvicorn 0.54.0, main.py (click, auto_envvar_prefix="UVICORN"); config.py, Config.__init__
     # https://github.com/encode/uvicorn/blob/master/uvicorn/main.py, https://www.uvicorn.org/settings/
     # click's booleans: https://click.palletsprojects.com/en/stable/api/#click.BOOL
-    reload = environ.get("UVICORN_RELOAD", "").strip().lower() in ("1", "true", "t", "yes", "y", "on")
-    if _switched(words, "--reload", default=reload):
-        return 1, "", ""  # one process; "workers" is ignored, with a warning
-    option = _last(words, "--workers")
+    reload = asked.environ.get("UVICORN_RELOAD", "").strip().lower() in ("1", "true", "t", "yes", "y", "on")
+    if _switched(asked.words, "--reload", default=reload):
+        return NONE  # one process; "workers" is ignored, with a warning
+    option = _last(asked.words, "--workers")
     if option[0]:
         return _named("uvicorn", option)
-    if environ.get("UVICORN_WORKERS"):
-        return _variable(environ, "UVICORN_WORKERS")
-    file = _last(words, "--env-file")[1] or environ.get("UVICORN_ENV_FILE", "")
-    if file and "WEB_CONCURRENCY" not in environ:  # which it would not replace
+    if asked.environ.get("UVICORN_WORKERS"):
+        return _variable(asked.environ, "UVICORN_WORKERS")
+    file = _last(asked.words, "--env-file")[1] or asked.environ.get("UVICORN_ENV_FILE", "")
+    if file and "WEB_CONCURRENCY" not in asked.environ:  # which it would not replace
         return _in_a_file("uvicorn", file)
-    return _variable(environ, "WEB_CONCURRENCY")
+    return _variable(asked.environ, "WEB_CONCURRENCY")
 
 
-def _fastapi(words: "Sequence[str]", environ: "Mapping[str, str]", cpus: int, process: str) -> "Answer":
+def _fastapi(asked: "Asked") -> "Answer":
     # fastapi-cli 0.0.34, cli.py, run and dev: typer, which is click; both call uvicorn.run(workers=…, reload=…)
     # https://github.com/fastapi/fastapi-cli/blob/main/src/fastapi_cli/cli.py
-    command, words = _command(words)
+    command, words = _command(asked.words)
     if command not in ("run", "dev") or _switched(words, "--reload", "--no-reload", default=command == "dev"):
-        return 1, "", ""
+        return NONE
     option = _last(words, "--workers")
-    return _named(f"fastapi {command}", option) if option[0] else _variable(environ, "WEB_CONCURRENCY")
+    return _named(f"fastapi {command}", option) if option[0] else _variable(asked.environ, "WEB_CONCURRENCY")
 
 
-def _hypercorn(words: "Sequence[str]", environ: "Mapping[str, str]", cpus: int, process: str) -> "Answer":
+def _hypercorn(asked: "Asked") -> "Answer":
     # hypercorn 0.18.0, __main__.py: argparse; the command line beats the file of -c; config.py: else 1
     # https://github.com/pgjones/hypercorn/blob/main/src/hypercorn/__main__.py
-    option, file = _last(words, "--workers", "w", "D"), _last(words, "--config", "c", "D", "--co")[1]
+    option, file = _last(asked.words, "--workers", "w", "D"), _last(asked.words, "--config", "c", "D", "--co")[1]
     return _named("hypercorn", option) if option[0] or not file else _in_a_file("hypercorn", file)
 
 
-def _granian(words: "Sequence[str]", environ: "Mapping[str, str]", cpus: int, process: str) -> "Answer":
+def _granian(asked: "Asked") -> "Answer":
     # granian 2.8.7, cli.py: click, auto_envvar_prefix="GRANIAN"
     # https://github.com/emmett-framework/granian/blob/master/granian/cli.py
-    option = _last(words, "--workers")
-    return _named("granian", option) if option[0] else _variable(environ, "GRANIAN_WORKERS")
+    option = _last(asked.words, "--workers")
+    return _named("granian", option) if option[0] else _variable(asked.environ, "GRANIAN_WORKERS")
 
 
-def _sanic(words: "Sequence[str]", environ: "Mapping[str, str]", cpus: int, process: str) -> "Answer":
+def _sanic(asked: "Asked") -> "Answer":
     # sanic 25.12.1, cli/arguments.py, WorkerGroup: argparse; --fast excludes --workers; mixins/startup.py: affinity
     # https://github.com/sanic-org/sanic/blob/main/sanic/cli/arguments.py
-    if _switched(words, "--fast", least="--fas"):
-        return _affinity(cpus, process), "sanic --fast, one per CPU", ""
-    return _named("sanic", _last(words, "--workers", "w", "13Ddrsv", "--w"))
+    if _switched(asked.words, "--fast", least="--fas"):
+        return _affinity(asked), "sanic --fast, one per CPU", ""
+    return _named("sanic", _last(asked.words, "--workers", "w", "13Ddrsv", "--w"))
 
 
-def _dramatiq(words: "Sequence[str]", environ: "Mapping[str, str]", cpus: int, process: str) -> "Answer":
+def _dramatiq(asked: "Asked") -> "Answer":
     # dramatiq 2.2.1, cli.py, make_argument_parser: argparse; CPUS = multiprocessing.cpu_count()
     # https://github.com/Bogdanp/dramatiq/blob/master/dramatiq/cli.py
-    option = _last(words, "--processes", "p", "v", "--pr")
-    return _named("dramatiq", option) if option[0] else (cpus, "dramatiq, one per CPU", "")
+    option = _last(asked.words, "--processes", "p", "v", "--pr")
+    return _named("dramatiq", option) if option[0] else (asked.cpus, "dramatiq, one per CPU", "")
 
 
-def _rq(words: "Sequence[str]", environ: "Mapping[str, str]", cpus: int, process: str) -> "Answer":
+def _rq(asked: "Asked") -> "Answer":
     # rq 3.0.0, cli/workers.py, worker_pool: click; no variable, and nothing in the file of --config
     # https://github.com/rq/rq/blob/master/rq/cli/workers.py, https://python-rq.org/docs/workers/#worker-pool
-    command, words = _command(words)
+    command, words = _command(asked.words)
     return _named("rq worker-pool", _last(words, "--num-workers", "n", "bqv")) if command == "worker-pool" else NONE
 
 
-def _celery(words: "Sequence[str]", environ: "Mapping[str, str]", cpus: int, process: str) -> "Answer":
+def _celery(asked: "Asked") -> "Answer":
     # celery 5.7.0, bin/celery.py and bin/worker.py: click; worker/worker.py, on_before_init: else billiard.cpu_count()
     # https://github.com/celery/celery/blob/main/celery/bin/worker.py
     # https://docs.celeryq.dev/en/stable/userguide/workers.html#concurrency
-    settings = _last(words, "--config")[1] or environ.get("CONFIG_MODULE") or environ.get("CELERY_CONFIG_MODULE")
-    command, words = _command(words, ("-A", "-b", *[f"--{name}" for name in CELERY_OPTIONS]), "Cq")
+    settings = (
+        _last(asked.words, "--config")[1]
+        or asked.environ.get("CONFIG_MODULE")
+        or asked.environ.get("CELERY_CONFIG_MODULE")
+    )
+    command, words = _command(asked.words, ("-A", "-b", *[f"--{name}" for name in CELERY_OPTIONS]), "Cq")
     pool = _last(words, "--pool", "P", "BDE")[1] or "prefork"
     if command != "worker" or pool in ("solo", "threads", "gevent", "eventlet"):
         return NONE
@@ -259,20 +273,22 @@ def _celery(words: "Sequence[str]", environ: "Mapping[str, str]", cpus: int, pro
     # --autoscale MAX,MIN: that many when there is work, whatever --concurrency says.
     scale = _last(words, "--autoscale")
     if scale[0]:
-        most = max([_number(part) for part in scale[1].split(",")])
+        most = max([_number(part) or 0 for part in scale[1].split(",")])
         return most, f"celery --autoscale, up to {most}", ""
     option = _last(words, "--concurrency", "c", "BDE")
     if option[1].strip().lower() == "auto":
         # utils/sysinfo.py, cpu_budget: the quota rounded up, within the affinity
-        quotas = [-(-limit.quota // limit.period) for limit in find_quota("/", process) if limit.quota and limit.period]
-        return min([_affinity(cpus, process), *quotas]), f"celery {option[0]} auto", ""
-    if option[1] and _number(option[1]):
+        quotas = [
+            -(-limit.quota // limit.period) for limit in find_quota("/", asked.process) if limit.quota and limit.period
+        ]
+        return min([_affinity(asked), *quotas]), f"celery {option[0]} auto", ""
+    if option[1] and _number(option[1]) != 0:
         return _named("celery", option)
-    file = settings or _present(("celeryconfig.py",), process)
+    file = settings or _present(("celeryconfig.py",), asked)
     given = [word for word in words if "=" in word and word.partition("=")[0].lower().endswith("concurrency")]
     if file or [word for word in given if not word.startswith("-")]:
         return _in_a_file("celery", file or given[0])
-    return cpus, "celery, one per CPU", ""
+    return asked.cpus, "celery, one per CPU", ""
 
 
 CELERY_OPTIONS = ("app", "broker", "result-backend", "loader", "config", "workdir")  # with a value, before "worker"
@@ -287,35 +303,57 @@ def _command(words: "Sequence[str]", valued: "Sequence[str]" = (), flags: str = 
     return (words[at], words[at + 1 :]) if at < len(words) else ("", ())
 
 
-def _pytest(words: "Sequence[str]", environ: "Mapping[str, str]", cpus: int, process: str) -> "Answer":
+def _pytest(asked: "Asked") -> "Answer":
     # pytest-xdist 3.8.0, plugin.py, pytest_cmdline_main and pytest_xdist_auto_num_workers
     # https://github.com/pytest-dev/pytest-xdist/blob/master/src/xdist/plugin.py
     # pytest 9.2.0, config/__init__.py: PYTEST_ADDOPTS stands before the command line, and addopts of the file before
-    # both; argparse, allow_abbrev=False. https://docs.pytest.org/en/stable/reference/customize.html
+    # both; argparse, allow_abbrev=False, at first without xdist, so that -qn2 is refused. https://docs.pytest.org/en/stable/reference/customize.html
     # With psutil, "auto" counts cores; under a limit that leaves each worker as much.
-    every = [*(split(environ.get("PYTEST_ADDOPTS", "")) or ()), *words]
-    option = _last(every, "--numprocesses", "n", PYTEST_FLAGS)
+    every = [*(split(asked.environ.get("PYTEST_ADDOPTS", "")) or ()), *asked.words]
+    option = _last(every, "--numprocesses", "n")
     if not option[0]:
-        file = _present(PYTEST_FILES, process)
-        return (1, "", f"addopts in {file} may say -n: nobody reads them here") if file else NONE
-    source = "pytest" if _last(words, "--numprocesses", "n", PYTEST_FLAGS)[0] else "PYTEST_ADDOPTS"
+        file = _present(PYTEST_FILES, asked)
+        return _in_a_file("pytest", f"addopts in {file}") if file else NONE
+    source = "pytest" if _last(asked.words, "--numprocesses", "n")[0] else "PYTEST_ADDOPTS"
     workers, source, _ = _named(source, option)
     if option[1] in ("auto", "logical"):
-        workers, source = _affinity(cpus, process), f"{source.rpartition(' ')[0]} {option[1]}, one per CPU"
-        told = environ.get("PYTEST_XDIST_AUTO_NUM_WORKERS", "")
         if "--pdb" in every:
             return NONE
-        if _number(told) != 1 or told.strip() == "1":
-            workers, source, _ = _variable(environ, "PYTEST_XDIST_AUTO_NUM_WORKERS")
-    most = _number(_last(every, "--maxprocesses")[1] or "0")
-    return min(workers, most) if most else workers, source, ""
+        workers, source = _affinity(asked), f"{source[:-1]}{option[1]}, one per CPU"
+        if _number(asked.environ.get("PYTEST_XDIST_AUTO_NUM_WORKERS", "")) is not None:
+            workers, source, _ = _variable(asked.environ, "PYTEST_XDIST_AUTO_NUM_WORKERS")
+    most = _number(_last(every, "--maxprocesses")[1]) or workers
+    return (most, f"{source}, --maxprocesses {most}", "") if most < workers else (workers, source, "")
 
 
-PYTEST_FLAGS = "Vdhlqsvx"
 PYTEST_FILES = ("pytest.ini", ".pytest.ini", "pyproject.toml", "tox.ini", "setup.cfg")
+
+
+def _uwsgi(asked: "Asked") -> "Answer":
+    # uWSGI 2.0.21, core/uwsgi.c: getopt_long; UWSGI_ variables first, then the command line, then what files say
+    # https://uwsgi-docs.readthedocs.io/en/latest/Options.html#processes and Configuration.html
+    # The order of files and options decides, so that with a file nobody knows.
+    files = ["--config", "--emperor", "--include", "--ini", "--json", "--set", "--xml", "--yaml", "--yml"]
+    for word in [*asked.words, *[name for name in asked.environ if name.startswith("UWSGI_")]]:
+        option = f"--{word[6:].lower()}" if word.startswith("UWSGI_") else word.partition("=")[0]
+        if option in (*files, "-j", "-x", "-y") or word.endswith((".ini", ".xml", ".yaml", ".yml", ".json")):
+            return _in_a_file("uwsgi", word)
+    alike = ["--processes" + word[9:] if word.partition("=")[0] == "--workers" else word for word in asked.words]
+    named = _last(alike, "--processes", "p", "CLMTim", "--proce")
+    if named[0]:
+        return _named("uwsgi", named)
+    return _variable(asked.environ, "UWSGI_WORKERS" if "UWSGI_WORKERS" in asked.environ else "UWSGI_PROCESSES")
+
+
+def _mod_wsgi(_: "Asked") -> "Answer":
+    # mod_wsgi 4.9.4: Apache's configuration has all, WSGIDaemonProcess NAME processes=N, or the MPM's children
+    # https://modwsgi.readthedocs.io/en/master/configuration-directives/WSGIDaemonProcess.html
+    return _in_a_file("apache2", "Apache's configuration")
+
 
 NONE = (1, "", "")
 
+# By script or -m module: those of `blasenv.SERVERS`. daphne, waitress and "flask run" have one process.
 PIECES: "Mapping[str, Piece]" = {
     "gunicorn": _gunicorn,
     "gunicorn3": _gunicorn,  # in Debian and Ubuntu, once
@@ -334,7 +372,7 @@ PIECES: "Mapping[str, Piece]" = {
     "py.test": _pytest,
     "pytest-3": _pytest,  # in Debian and Ubuntu
     "py.test-3": _pytest,
+    "uwsgi": _uwsgi,
+    "apache2": _mod_wsgi,
+    "httpd": _mod_wsgi,
 }
-
-# Scripts and -m modules that are worth asking. daphne, waitress and "flask run" have one process.
-SERVERS: "frozenset[str]" = frozenset(PIECES)
