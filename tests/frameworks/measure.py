@@ -6,15 +6,17 @@ import hashlib
 import json
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from conftest import NEWEST_TESTED, PYTHONS, ROOT, Cgroup, Venv, clean_environ, find_uv, make_venv
+from conftest import NEWEST_TESTED, PYTHONS, ROOT, TIMEOUT, Cgroup, Venv, clean_environ, find_uv, make_venv
 
 HERE = Path(__file__).resolve().parent
 PROGRAMS = HERE / "programs"
@@ -146,3 +148,34 @@ def measure(
         seen_in = directory / way if directory else None
         runs.append(summary(run_in(group, [frameworks.python(way), *command], changes, seen_in)))
     return Runs(*runs)
+
+
+def serve(
+    command: Sequence[str | Path], group: Cgroup, directory: Path, config: str, number: int, **changes: str
+) -> list[dict[str, Any]]:
+    """Start a server in ``directory``, and stop it when ``number`` workers are there: what each of them saw."""
+    (directory / "blasenv.toml").write_text(config)
+    seen = directory / "seen"
+    seen.mkdir()
+    settings = {"SEEN_IN": str(seen), "BLASENV_CONFIG": str(directory / "blasenv.toml"), "PYTHONPATH": str(PROGRAMS)}
+    environ = clean_environ(**{**settings, **changes})
+    with (directory / "log").open("w") as log:
+        server = subprocess.Popen(
+            group.enter(command), cwd=directory, env=environ, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+        )
+    workers: list[Path] = []
+    deadline = time.monotonic() + TIMEOUT
+    try:
+        while len(workers) < number and server.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.05)
+            workers = [path for path in seen.iterdir() if path.name.isdigit()]
+    finally:
+        server.send_signal(signal.SIGTERM)
+        try:
+            server.wait(TIMEOUT)
+        except subprocess.TimeoutExpired:
+            server.kill()
+            server.wait()
+    found = [json.loads(path.read_text(encoding="utf-8")) for path in seen.iterdir() if path.name.isdigit()]
+    assert len(found) == number, (directory / "log").read_text(encoding="utf-8")
+    return found

@@ -28,6 +28,8 @@ def seen(_: object = None) -> Worker:
         "threads": threads(),
         "affinity": len(os.sched_getaffinity(0)),
         "rule": getattr(getattr(sys, "_blasenv", None), "rule", None),
+        "shared_by": getattr(getattr(sys, "_blasenv", None), "shared_by", None),
+        "notes": getattr(getattr(sys, "_blasenv", None), "notes", None),
     }
 
 
