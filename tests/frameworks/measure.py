@@ -172,8 +172,8 @@ def serve(
     finally:
         server.send_signal(signal.SIGTERM)
         try:
-            server.wait(TIMEOUT)
-        except subprocess.TimeoutExpired:
+            server.wait(15)
+        except subprocess.TimeoutExpired:  # Sanic, for one, can miss a signal while it starts
             server.kill()
             server.wait()
     found = [json.loads(path.read_text(encoding="utf-8")) for path in seen.iterdir() if path.name.isdigit()]
