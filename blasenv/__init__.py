@@ -32,12 +32,16 @@ __version__ = "0.1.0"
 
 TYPE_CHECKING = False  # importing typing would cost more than all of this; type checkers know the name
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
-
-    from ._host import cpu_quota as cpu_quota
-    from ._types import Config as Config
-    from ._types import Decision as Decision
-    from ._types import Limit as Limit
+    from ._types import (
+        Config as Config,
+        Decision as Decision,
+        Iterable,
+        Iterator,
+        Limit as Limit,
+        Mapping,
+        Sequence,
+        cpu_quota as cpu_quota,
+    )
 else:
     Config = Decision = Limit = type(sys.implementation)  # types.SimpleNamespace
 
@@ -53,10 +57,11 @@ LOCAL_RANKS = (
     "SLURM_STEP_TASKS_PER_NODE SLURM_NTASKS_PER_NODE".split()
 )
 # Programs that start workers, and may say how many; and a worker that joblib starts afresh.
-SERVERS = frozenset(
-    "celery dramatiq dramatiq-gevent fastapi granian gunicorn gunicorn.app.wsgiapp gunicorn3 hypercorn "
+# Each between blanks, in one string: a set of strings costs more than all that is asked of it.
+SERVERS = (
+    " celery dramatiq dramatiq-gevent fastapi granian gunicorn gunicorn.app.wsgiapp gunicorn3 hypercorn "
     "py.test py.test-3 pytest pytest-3 rq rq.cli sanic uvicorn apache2 httpd uwsgi uwsgi-core uwsgi_python3 "
-    "joblib.externals.loky.backend.popen_loky_posix loky.backend.popen_loky_posix".split()
+    "joblib.externals.loky.backend.popen_loky_posix loky.backend.popen_loky_posix "
 )
 # How a worker begins that multiprocessing (spawn, forkserver), Celery or execnet (pytest-xdist) starts afresh.
 WORKERS = ("from multiprocessing.", "from billiard.", "import sys;exec(eval(sys.stdin.readline()))")
@@ -157,17 +162,17 @@ def read_config(
         take_environ(config, environ)
     # A server with workers, or one of those? Only names that are in memory are looked at.
     program = argv[0].rpartition("/")[2] if argv else ""
-    if program in SERVERS:
+    if f" {program} " in SERVERS:
         config.server = words or ["", *argv]
+    elif words:
+        config.server = words
     elif program in ("", "-m", "-c"):
-        words = words or getattr(sys, "orig_argv", None)
+        words = getattr(sys, "orig_argv", None)
         if not words:  # before Python 3.10, and inside of uWSGI and Apache
             from ._host import command_line
 
-            words = command_line("self")
-        if not SERVERS.isdisjoint([*words, "".join(words[:1]).rpartition("/")[2]]) or any(
-            [word.startswith(WORKERS) for word in words]
-        ):
+            config.server = command_line("self")
+        elif any([f" {word} " in SERVERS or word.startswith(WORKERS) for word in words]):
             config.server = words
     return config
 
@@ -445,7 +450,7 @@ def decide(config: Config, limits: "Iterable[Limit]", affinity: int, environ: "M
         gap = any([(limit.quota or 0) < affinity * (limit.period or 1) for limit in quotas])
         decision.rule = "quota" if gap else "no-gap" if quotas else "no-limit"
         decision.share, decision.shared_by = config.share, config.shared_by
-        if gap and config.share == 1 and (config.server or not set(LOCAL_RANKS).isdisjoint(environ)):
+        if gap and config.share == 1 and (config.server or any([name in environ for name in LOCAL_RANKS])):
             from ._host import find_sharers
 
             find_sharers(decision, config, environ)
@@ -548,8 +553,6 @@ def run() -> Decision:
 
 def __getattr__(name: str) -> object:
     """What programs may call and no start needs: `cpu_quota`."""
-    if name == "cpu_quota":
-        from ._host import cpu_quota
+    from ._host import public
 
-        return cpu_quota
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return public(name)

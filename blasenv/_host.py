@@ -102,31 +102,40 @@ def command_line(process: str) -> "list[str]":
     return os.fsdecode(read_file(f"/proc/{process}/cmdline", MAX_FILE, True)[0]).split("\0")[:-1]
 
 
-def parse_command_line(words: "Sequence[str]") -> str:
-    """The program in an interpreter's command line: a script's basename, a -m module, "-c" or "".
+def split_command_line(words: "Sequence[str]") -> "tuple[str, Sequence[str]]":
+    """The program in an interpreter's command line, a script's basename, a -m module, "-c" or "", and its arguments.
 
-    python(1): short options may share a word; m, c, W and X take its rest or the next word.
+    python(1): short options may share a word; c, m, W and X take its rest or the next word.
     uWSGI and Apache have the interpreter inside, and are the program.
     """
     for name in ("uwsgi", "apache2", "httpd"):
         if os.path.basename("".join(words[:1])).startswith(name):
-            return name
-    following = iter(words[1:])
-    for word in following:
+            return name, words[1:]
+    at = 1
+    while at < len(words):
+        word = words[at]
+        at += 1
         if not word.startswith("-") or word == "-":
-            return os.path.basename(word)
+            return os.path.basename(word), words[at:]
         if word == "--check-hash-based-pycs":
-            next(following, "")
+            at += 1
         for start, option in enumerate("" if word.startswith("--") else word[1:], 2):
-            if option == "m":
-                return word[start:] or next(following, "")
             if option == "c":
-                return "-c"
-            if option in "WX":
-                if not word[start:]:
-                    next(following, "")
+                return "-c", ()
+            if option in "mWX":
+                value = word[start:]
+                if not value:
+                    value = words[at] if at < len(words) else ""
+                    at += 1
+                if option == "m":
+                    return value, words[at:]
                 break
-    return ""
+    return "", ()
+
+
+def parse_command_line(words: "Sequence[str]") -> str:
+    """The program alone."""
+    return split_command_line(words)[0]
 
 
 def told_limits(config: Config) -> "Iterator[Limit]":
@@ -164,3 +173,10 @@ def cpu_quota(root: str = "/") -> "float | None":
     """
     quotas = [limit.quota / limit.period for limit in find_quota(root) if limit.quota and limit.period]
     return min(quotas, default=None)
+
+
+def public(name: str) -> object:
+    """The function ``blasenv.NAME`` of those that no start needs. Raises AttributeError when there is none."""
+    if name == "cpu_quota":
+        return cpu_quota
+    raise AttributeError(f"module 'blasenv' has no attribute {name!r}")

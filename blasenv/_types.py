@@ -6,7 +6,9 @@ of the image 0.2 % of its start, and these need nothing a namespace has not got.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable as Iterable, Iterator as Iterator, Mapping as Mapping, Sequence as Sequence
+
+from ._host import cpu_quota as cpu_quota
 
 
 class Config:

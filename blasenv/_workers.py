@@ -12,6 +12,7 @@ for an option, as argparse does; click would take it for the value of an option 
 import os
 
 from . import MAX_THREADS, find_quota
+from ._host import split_command_line
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -44,37 +45,6 @@ class Asked:
 
     def __init__(self, words: "Sequence[str]", environ: "Mapping[str, str]", cpus: int, process: str) -> None:
         self.words, self.environ, self.cpus, self.process = words, environ, cpus, process
-
-
-def split_command_line(words: "Sequence[str]") -> "tuple[str, Sequence[str]]":
-    """The program in an interpreter's command line, a script's basename or a -m module, and its arguments.
-
-    python(1): short options may share a word; c, m, W and X take its rest or the next word. With
-    -c there is no program, "". A server that has Python inside is its own program.
-    """
-    for name in ("uwsgi", "apache2", "httpd"):
-        if os.path.basename("".join(words[:1])).startswith(name):
-            return name, words[1:]
-    at = 1
-    while at < len(words):
-        word = words[at]
-        at += 1
-        if not word.startswith("-") or word == "-":
-            return os.path.basename(word), words[at:]
-        if word == "--check-hash-based-pycs":
-            at += 1
-        for place, option in enumerate("" if word.startswith("--") else word[1:], 2):
-            if option in "cmWX":
-                value = word[place:]
-                if not value:
-                    value = words[at] if at < len(words) else ""
-                    at += 1
-                if option == "m":
-                    return value, words[at:]
-                if option == "c":
-                    return "", ()
-                break
-    return "", ()
 
 
 def split(text: str) -> "list[str] | None":

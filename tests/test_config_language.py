@@ -14,8 +14,7 @@ from typing import Any
 
 import pytest
 from conftest import run
-from hypothesis import example, given, settings
-from hypothesis import strategies as st
+from hypothesis import example, given, settings, strategies as st
 
 import blasenv
 from blasenv._config_file import parse_config

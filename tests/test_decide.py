@@ -12,8 +12,7 @@ from typing import Any
 
 import pytest
 from conftest import clean_environ, run
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 import blasenv
 

@@ -13,8 +13,7 @@ from typing import Any, NamedTuple
 
 import pytest
 import reference
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 import blasenv
 

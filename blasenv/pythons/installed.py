@@ -18,8 +18,10 @@ import os
 import re
 from dataclasses import dataclass
 
-from blasenv import __file__ as PACKAGE_FILE  # noqa: N812
-from blasenv import __version__
+from blasenv import (
+    __file__ as PACKAGE_FILE,  # noqa: N812
+    __version__,
+)
 from blasenv.pythons.removal import ASIDE, MARK, REMOVER, SITE, STARTUP, digest, read_file, read_manifest
 
 __all__ = [
