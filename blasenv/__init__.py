@@ -166,7 +166,7 @@ def read_config(
         config.server = words or ["", *argv]
     elif words:
         config.server = words
-    elif program in ("", "-m", "-c"):
+    elif argv and program in ("", "-m", "-c"):
         words = getattr(sys, "orig_argv", None)
         if not words:  # before Python 3.10, and inside of uWSGI and Apache
             from ._host import command_line
