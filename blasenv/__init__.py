@@ -41,6 +41,8 @@ if TYPE_CHECKING:
         Mapping,
         Sequence,
         cpu_quota as cpu_quota,
+        follow as follow,
+        refresh as refresh,
     )
 else:
     Config = Decision = Limit = type(sys.implementation)  # types.SimpleNamespace
@@ -552,7 +554,7 @@ def run() -> Decision:
 
 
 def __getattr__(name: str) -> object:
-    """What programs may call and no start needs: `cpu_quota`."""
+    """What programs may call and no start needs: `cpu_quota`, `refresh`, `follow`."""
     from ._host import public
 
     return public(name)

@@ -179,4 +179,10 @@ def public(name: str) -> object:
     """The function ``blasenv.NAME`` of those that no start needs. Raises AttributeError when there is none."""
     if name == "cpu_quota":
         return cpu_quota
-    raise AttributeError(f"module 'blasenv' has no attribute {name!r}")
+    if name not in ("refresh", "follow"):
+        raise AttributeError(f"module 'blasenv' has no attribute {name!r}")
+    try:
+        from . import live
+    except ImportError as error:
+        raise AttributeError(f"{name} is not in this copy of blasenv's start-up: pip install blasenv") from error
+    return getattr(live, name)
