@@ -35,6 +35,7 @@ COMMANDS = (
     ("upgrade", "blasenv.commands.install", "bring installed hooks to this version"),
     ("uninstall", "blasenv.commands.install", "take installed hooks away"),
     ("limit", "blasenv.commands.limit", "run a command under a real CPU limit"),
+    ("heal", "blasenv.commands.heal", "give a running process the threads that fit it"),
     ("bench", "blasenv.commands.bench", "measure thread counts, and what the hook costs"),
 )
 TAKE_COMMAND = ("run", "limit", "bench")  # all behind their first "--" is args.cmd, untouched

@@ -78,7 +78,25 @@ def test_start_up_imports_what_a_bare_interpreter_has_loaded() -> None:
 
 def test_start_up_knows_nobody_even_for_its_types() -> None:
     known = set().union(*(imports(module, only_types=True) for module in START_UP))
-    assert {name for name in known if name.startswith("blasenv")} == {*START_UP, "blasenv._types"}
+    assert {name for name in known if name.startswith("blasenv")} == {*START_UP, *ASKED_FOR, "blasenv._types"}
+
+
+def test_what_programs_ask_for_is_imported_in_one_place() -> None:
+    """`public` alone leads from start-up to another room; `blasenv` names it for type checkers."""
+    tree = ast.parse(SOURCES["blasenv._host"].read_bytes())
+    (public,) = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == "public"]
+    inside = [alias.name for node in ast.walk(public) if isinstance(node, ast.ImportFrom) for alias in node.names]
+    assert inside == ["live"]
+    everywhere = [alias.name for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) for alias in node.names]
+    assert everywhere.count("live") == 1
+    assert imports("blasenv") & ASKED_FOR == set()
+
+
+def test_what_is_sent_to_another_process_needs_nothing_of_ours() -> None:
+    assert ours("blasenv.live.pools", only_types=True) == set()
+    assert ours("blasenv.live.handed") == set()
+    for module in ("blasenv.live.pools", "blasenv.live.handed"):
+        assert at_the_top(module) <= {"os", "sys"}
 
 
 def test_the_types_are_imported_for_type_checkers_only() -> None:
@@ -87,13 +105,14 @@ def test_the_types_are_imported_for_type_checkers_only() -> None:
 
 # Who may import from where, types included. What is not listed is imported by nobody but `cli`.
 ALLOWED = {
-    "start-up": {"_types"},
+    "start-up": {"_types", "live"},
     "_types": set(),
     "errors": set(),
     "output": {"start-up", "_types", "errors", "machine"},
     "machine": {"start-up", "_types", "errors"},
+    "live": {"start-up", "_types", "errors", "machine"},
     "pythons": {"start-up", "_types", "errors", "output"},
-    "commands": {"start-up", "_types", "errors", "output", "machine", "pythons"},
+    "commands": {"start-up", "_types", "errors", "output", "machine", "pythons", "live"},
     "cli": {"start-up", "errors"},
     "__main__": {"cli"},
 }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from blasenv.live.follow import follow as follow
-from blasenv.live.refresh import Change as Change
-from blasenv.live.refresh import Refreshed as Refreshed
-from blasenv.live.refresh import refresh as refresh
+from blasenv.live.following import follow as follow
+from blasenv.live.refreshing import Change as Change
+from blasenv.live.refreshing import Refreshed as Refreshed
+from blasenv.live.refreshing import refresh as refresh

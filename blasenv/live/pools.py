@@ -148,9 +148,7 @@ def _pool(kind: str, path: str, library: Any) -> Pool | Closed | None:
             kind, path, lambda: max(1, library.bli_thread_get_num_threads()), library.bli_thread_set_num_threads
         )
     if kind == "FlexiBLAS" and _has(library, "flexiblas_set_num_threads", "flexiblas_get_num_threads"):
-        return Pool(
-            kind, path, lambda: max(1, library.flexiblas_get_num_threads()), library.flexiblas_set_num_threads
-        )
+        return Pool(kind, path, lambda: max(1, library.flexiblas_get_num_threads()), library.flexiblas_set_num_threads)
     if kind.endswith("OpenMP") and _has(library, "omp_set_num_threads", "omp_get_max_threads"):
         pool = Pool(kind, path, library.omp_get_max_threads, library.omp_set_num_threads)
         pool.bound = True
@@ -180,7 +178,7 @@ def _openblas(path: str, library: Any) -> Pool | Closed:
                 return Closed("OpenBLAS", path, "it was built without threads")
             if how == 2 and _has(library, "omp_set_num_threads", "omp_get_max_threads"):
 
-                def both(threads: int) -> None:
+                def both(threads: int, write: Callable[[int], Any] = write) -> None:
                     library.omp_set_num_threads(threads)
                     write(threads)
 
@@ -237,20 +235,21 @@ def memory() -> dict[tuple[str, str], tuple[int, int]]:
 
 
 def wanted(
-    pool: Pool, before: int, threads: int | None, cpus: int, cores: int, environ: dict[str, str]
+    pool: Pool, before: int, threads: int | None, most_cpus: int, environ: dict[str, str]
 ) -> tuple[int | None, str]:
     """The count that a pool is to get, None to leave it alone, and a remark about it.
 
-    Never raised is what neither the hook nor we lowered. What the user set for this library stays.
+    ``most_cpus`` is what it would count by itself at its start. Never raised is what neither the hook
+    nor we lowered. What the user set for this library stays.
     """
     hook = ours(environ)
-    for name in OWN_VARIABLES.get(pool.kind, ()):
+    for name in ("OMP_NUM_THREADS", *OWN_VARIABLES.get(pool.kind, ())):
         if environ.get(name) and str(hook.get(name)) != environ[name]:
-            return None, f"left alone: {name}={environ[name]} is set for it"
+            return None, f"left alone: {name}={environ[name]} is in its environment"
     before_us, set_by_us = memory().get((pool.kind, pool.path), (before, None))
     # At start-up the hook's value was lower than what the library would have counted.
     by_hook = before_us in hook.values()
-    most = (cores if pool.cores else cpus) if by_hook else before_us
+    most = most_cpus if by_hook else before_us
     if set_by_us is not None and set_by_us != before:
         if threads is None or before <= threads:
             return None, f"left alone: the program set {before} itself"
@@ -262,15 +261,16 @@ def wanted(
 
 
 def change(
-    threads: int | None, cpus: int, cores: int, *, force: bool = False, bound: bool = True
+    threads: int | None, cpus: int, cores: int, *, force: bool = False, heed: bool = True, bound: bool = True
 ) -> list[dict[str, Any]]:
     """Give every pool of this process ``threads``, and report each: before, after as read back, and a remark.
 
     None puts back what it had: there is no limit (any more) below the CPUs. ``force`` sets exactly
-    ``threads`` everywhere, also above what was there. Without ``bound``, pools whose count belongs to
-    the calling thread are only reported.
+    ``threads`` everywhere, also above what was there. Without ``heed``, variables of the user don't count
+    (the owner's ``override``). Without ``bound``, pools whose count belongs to the calling thread are only
+    reported.
     """
-    environ = dict(os.environ)
+    environ = dict(os.environ) if heed else {}
     others = len(sys._current_frames()) - 1
     rows: list[dict[str, Any]] = []
     for pool in find():
@@ -281,7 +281,7 @@ def change(
             continue
         try:
             before = row["before"] = row["after"] = int(pool.read())
-            count, row["remark"] = wanted(pool, before, threads, cpus, cores, environ)
+            count, row["remark"] = wanted(pool, before, threads, cores if pool.cores else cpus, environ)
             if force and threads is not None:
                 count, row["remark"] = (threads if threads != before else None), ""
             if count is None or (pool.bound and not bound):

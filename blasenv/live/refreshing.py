@@ -50,9 +50,13 @@ def refresh() -> Refreshed:
 
 
 def apply(seen: Observation, *, bound: bool = True) -> Refreshed:
-    """Set what is loaded as an observation of this process says; without ``bound``, only what counts for all threads."""
+    """Set what is loaded as an observation of this process says.
+
+    Without ``bound``, only what counts for all threads.
+    """
     decision = seen.decision
     if decision.rule in ("user-env", "disabled", "not-linux", "error"):
         return Refreshed(None, decision.rule, [])
-    rows = pools.change(decision.threads, seen.affinity, seen.cores, bound=bound)
+    heed = not seen.config.override
+    rows = pools.change(decision.threads, seen.affinity, seen.cores, heed=heed, bound=bound)
     return Refreshed(decision.threads, decision.rule, [Change(**row) for row in rows])
