@@ -185,7 +185,8 @@ def _decide(case: Case, args: argparse.Namespace) -> None:
     if not case.force and decision.rule in ("user-env", "disabled", "error"):
         fits = case.seen.fitting
         why = report.reason(decision, case.seen.config, case.seen.limits, case.seen.affinity)
-        if case.too_many:
+        named = max((int(value) for value in decision.kept.values() if value.isdigit()), default=0)
+        if case.too_many or named > fits:
             advice = f"To set it all the same: blasenv heal --threads {fits} {case.pid}"
             case.end("not healed", _sentence(f"{why}; {count(fits, 'thread')} would fit"), advice)
         else:

@@ -1,0 +1,443 @@
+"""``blasenv heal`` on real processes of Python 3.14: what they were, what they are afterwards, and what it refuses."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from bed import Bed, make_bed
+from conftest import PYTHONS, ROOT, Cgroup, clean_environ, run
+
+from blasenv.live import handed, remote
+
+BLASENV = [sys.executable, "-m", "blasenv"]
+PROGRAM = (ROOT / "tests" / "support" / "heal_program.py").read_text(encoding="utf-8")
+NOBODY = 65534
+AS_NOBODY = ("setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups")
+LATER = 30  # seconds; nothing is measured with it
+
+
+@pytest.fixture(scope="session")
+def bed() -> Bed:
+    return make_bed()
+
+
+@dataclass
+class Program:
+    """A program that computes, and answers how far it is."""
+
+    process: subprocess.Popen[str]
+    pid: int
+    """As this machine knows it."""
+
+    def ask(self) -> list[str]:
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.write("\n")
+        self.process.stdin.flush()
+        return self.process.stdout.readline().split(" ", 2)
+
+    def assert_unharmed(self) -> None:
+        """It computes on, its results are right, and its ``__main__`` has gained no name."""
+        before = int(self.ask()[0])
+        for _ in range(LATER * 10):
+            rounds, wrong, names = self.ask()
+            assert (wrong, names) == ("0", "[]\n")
+            if int(rounds) > before:
+                return
+            time.sleep(0.1)
+        raise AssertionError("it stands still")
+
+
+@contextlib.contextmanager
+def running(command: Sequence[str], **environ: str) -> Iterator[Program]:
+    """A program that has printed a line: its PID, or anything."""
+    options: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(list(command), text=True, env=clean_environ(**environ), **options) as child:
+        try:
+            assert child.stdout is not None
+            line = child.stdout.readline().strip()
+            assert line.isdigit(), (line, child.stderr and child.stderr.read())
+            yield Program(child, int(line))
+        finally:
+            child.kill()
+
+
+def numpy_program(bed: Bed, size: int = 100, threads: int = 1) -> list[str]:
+    return bed.command("-c", PROGRAM, str(size), str(threads))
+
+
+def heal(*arguments: object, status: int | None = 0, prefix: Sequence[str] = ()) -> list[dict[str, Any]]:
+    """What ``blasenv heal ARGUMENTS --json`` says."""
+    command = [*prefix, *BLASENV, "heal", *map(str, arguments), "--json"]
+    result = run(command, status=status, environ=clean_environ(PYTHONPATH=str(ROOT)))
+    found: list[dict[str, Any]] = json.loads(result.stdout)["processes"]
+    return found
+
+
+def counts(case: dict[str, Any]) -> list[tuple[str, int, int]]:
+    return [(row["kind"], row["before"], row["after"]) for row in case["libraries"]]
+
+
+def left_behind(bed: Bed) -> list[str]:
+    places = [bed.root / place.lstrip("/") for place in ("tmp", "dev/shm", "var/tmp")]
+    return [str(path) for place in places if place.is_dir() for path in place.glob("blasenv-heal-*")]
+
+
+def test_a_program_with_too_many_threads(bed: Bed, limited: Callable[[float], Cgroup]) -> None:
+    cpus = len(os.sched_getaffinity(0))
+    with running(limited(1).enter(numpy_program(bed))) as program:
+        (planned,) = heal(program.pid, "--dry-run")
+        assert (planned["outcome"], planned["threads"], planned["libraries"]) == ("would heal", 1, [])
+        (case,) = heal(program.pid)
+        assert case["outcome"] == "healed", case
+        assert counts(case) == [("OpenBLAS", cpus, 1)]
+        assert case["after"]["busy_threads"] == 1
+        program.assert_unharmed()
+        (again,) = heal(program.pid)
+        assert (again["outcome"], counts(again)) == ("fine", [("OpenBLAS", 1, 1)])
+    assert left_behind(bed) == []
+
+
+def test_what_a_person_reads(bed: Bed, limited: Callable[[float], Cgroup]) -> None:
+    cpus = len(os.sched_getaffinity(0))
+    with running(limited(1).enter(numpy_program(bed))) as program:
+        result = run([*BLASENV, "heal", str(program.pid)], environ=clean_environ(PYTHONPATH=str(ROOT)))
+    text = " ".join(result.stdout.split())
+    assert f"Its libraries get 1 thread: the CPU limit of 1 is below the {cpus} CPUs this process can see." in text
+    assert f"PID {program.pid} Healed: It goes on where it was, and nothing was restarted." in text
+    assert "standing still" in text
+
+
+def test_a_limit_that_goes_gives_the_threads_back(bed: Bed, limited: Callable[[float], Cgroup]) -> None:
+    cpus = len(os.sched_getaffinity(0))
+    group = limited(1)
+    with running(group.enter(numpy_program(bed))) as program:
+        heal(program.pid)
+        set_quota(group, None)
+        (case,) = heal(program.pid)
+        assert (case["outcome"], case["rule"], counts(case)) == ("healed", "no-limit", [("OpenBLAS", 1, cpus)])
+        program.assert_unharmed()
+
+
+def set_quota(group: Cgroup, cpus: float | None) -> None:
+    if (group.directory / "cpu.max").exists():
+        (group.directory / "cpu.max").write_text("max" if cpus is None else f"{round(cpus * 100_000)} 100000")
+    else:
+        (group.directory / "cpu.cfs_quota_us").write_text(str(-1 if cpus is None else round(cpus * 100_000)))
+
+
+def test_what_the_user_set_stays_unless_a_count_is_named(bed: Bed, limited: Callable[[float], Cgroup]) -> None:
+    with running(limited(1).enter(numpy_program(bed)), OMP_NUM_THREADS="2") as program:
+        (case,) = heal(program.pid, status=1)
+        assert case["outcome"] == "not healed"
+        assert "OMP_NUM_THREADS=2 is in the environment" in case["sentence"]
+        assert case["advice"] == f"To set it all the same: blasenv heal --threads 1 {program.pid}"
+        (case,) = heal(program.pid, "--threads", 1)
+        assert (case["outcome"], counts(case)) == ("healed", [("OpenBLAS", 2, 1)])
+
+
+def test_a_variable_of_one_library_stays_too(bed: Bed, limited: Callable[[float], Cgroup]) -> None:
+    with running(limited(1).enter(numpy_program(bed)), OPENBLAS_NUM_THREADS="2") as program:
+        (case,) = heal(program.pid, status=1)
+    assert counts(case) == [("OpenBLAS", 2, 2)]
+    assert "OPENBLAS_NUM_THREADS=2 is in its environment" in case["sentence"]
+
+
+def test_ranks_share_the_limit(bed: Bed, limited: Callable[[float], Cgroup]) -> None:
+    with running(limited(1.5).enter(numpy_program(bed)), LOCAL_WORLD_SIZE="2") as program:
+        (case,) = heal(program.pid, "--dry-run")
+    assert case["threads"] == 1
+
+
+def test_several_python_threads_compute(bed: Bed, limited: Callable[[float], Cgroup]) -> None:
+    cpus = len(os.sched_getaffinity(0))
+    with running(limited(1).enter(numpy_program(bed, 300, threads=3))) as program:
+        for threads in (1, cpus, 1, cpus, 1):
+            (case,) = heal(program.pid, "--threads", threads, status=None)
+            assert counts(case)[0][2] == threads, case
+        program.assert_unharmed()
+
+
+def test_a_process_of_another_user(bed: Bed, limited: Callable[[float], Cgroup]) -> None:
+    words = numpy_program(bed)[len(bed.prefix) :]
+    with running(limited(1).enter([*bed.prefix, *AS_NOBODY, *words])) as program:
+        assert Path(f"/proc/{program.pid}").stat().st_uid == NOBODY
+        (case,) = heal(program.pid)
+        assert case["outcome"] == "healed", case
+        program.assert_unharmed()
+    assert left_behind(bed) == []
+
+
+def test_a_user_heals_only_what_is_his(bed: Bed, limited: Callable[[float], Cgroup]) -> None:
+    if not os.access(sys.executable, os.X_OK) or os.stat(Path(sys.executable).resolve()).st_mode & 0o5 != 0o5:
+        pytest.skip("this Python can't be run by another user")
+    with running(limited(1).enter(numpy_program(bed))) as program:
+        (case,) = heal(program.pid, "--threads", 1, status=1, prefix=AS_NOBODY)
+    assert case["outcome"] == "not healed"
+    assert "it belongs to the user 0" in case["sentence"].lower()
+
+
+def test_a_long_call_is_too_late_and_nothing_runs_afterwards(bed: Bed) -> None:
+    code = "import os, time; print(os.getpid(), flush=True); time.sleep(4); print(1, flush=True); input()"
+    with running(bed.command("-c", code)) as program:
+        (case,) = heal(program.pid, "--threads", 1, "--wait", 0.5, status=1)
+        assert case["outcome"] == "not healed"
+        assert "came to no safe point" in case["sentence"]
+        (left,) = left_behind(bed)
+        assert [path.name for path in Path(left).iterdir()] == [handed.SCRIPT]
+        assert Path(left, handed.SCRIPT).read_bytes() == b""
+        assert program.process.stdout is not None
+        assert program.process.stdout.readline() == "1\n"
+        program.process.kill()
+        assert program.process.stderr is not None
+        assert program.process.stderr.read() == ""
+        shutil.rmtree(left)
+
+
+def test_the_next_attempt_clears_what_a_late_one_left(bed: Bed) -> None:
+    code = """
+import os, sys, time
+print(os.getpid(), flush=True)
+while True:
+    time.sleep(2 if sys.stdin.readline() == "sleep\\n" else 0)
+    while True:
+        time.sleep(0.01)
+"""
+    with running(bed.command("-c", code)) as program:
+        heal(program.pid, "--threads", 1, "--wait", 0.3, status=1)  # it waits for a line
+        assert len(left_behind(bed)) == 1
+        assert program.process.stdin is not None
+        program.process.stdin.write("on\n")
+        program.process.stdin.flush()
+        (case,) = heal(program.pid, "--threads", 1)
+        assert case["outcome"] == "fine", case
+        assert left_behind(bed) == []
+
+
+def test_a_stopped_process(bed: Bed) -> None:
+    with running(numpy_program(bed)) as program:
+        os.kill(program.pid, signal.SIGSTOP)
+        (case,) = heal(program.pid, "--threads", 1, status=1)
+        os.kill(program.pid, signal.SIGCONT)
+    assert f"kill -CONT {program.pid}" in case["sentence"]
+
+
+def test_two_healers_at_once(bed: Bed) -> None:
+    with running(bed.command("-c", "import os; print(os.getpid(), flush=True); input()")) as program:
+        first = subprocess.Popen(
+            [*BLASENV, "heal", str(program.pid), "--threads", "1", "--wait", "20", "--json"],
+            env=clean_environ(PYTHONPATH=str(ROOT)), stdout=subprocess.DEVNULL,
+        )  # fmt: skip
+        try:
+            for _ in range(LATER * 20):
+                if left_behind(bed):
+                    break
+                time.sleep(0.05)
+            (case,) = heal(program.pid, "--threads", 1, status=1)
+        finally:
+            first.terminate()
+            first.wait()
+    assert "somebody else is healing it" in case["sentence"].lower()
+    for left in left_behind(bed):
+        shutil.rmtree(left)
+
+
+def test_killed_while_it_heals_nothing_runs_later(bed: Bed) -> None:
+    """The script finds that nobody waits for it any more, does nothing, and clears up."""
+    code = """
+import ctypes, os, sys
+import numpy
+print(os.getpid(), flush=True)
+input()
+print(1, flush=True)
+for _ in range(10000):
+    pass
+import glob
+path = [line.split()[-1] for line in open("/proc/self/maps") if "openblas" in line][0]
+print(getattr(ctypes.CDLL(path), "scipy_openblas_get_num_threads64_")(), flush=True)
+input()
+"""
+    with running(bed.command("-c", code)) as program:
+        healer = subprocess.Popen(
+            [*BLASENV, "heal", str(program.pid), "--threads", "1", "--wait", "60", "--json"],
+            env=clean_environ(PYTHONPATH=str(ROOT)), stdout=subprocess.DEVNULL,
+        )  # fmt: skip
+        for _ in range(LATER * 20):
+            if left_behind(bed) and b"--wait" in Path(f"/proc/{healer.pid}/cmdline").read_bytes():
+                break
+            time.sleep(0.05)
+        time.sleep(1)  # until the process has been told
+        healer.kill()
+        healer.wait()
+        assert program.process.stdin is not None
+        assert program.process.stdout is not None
+        program.process.stdin.write("\n")
+        program.process.stdin.flush()
+        assert program.process.stdout.readline() == "1\n"
+        assert program.process.stdout.readline() == f"{len(os.sched_getaffinity(0))}\n"
+        assert left_behind(bed) == []
+
+
+@pytest.mark.parametrize("how", ["environment", "option"])
+def test_remote_debugging_is_switched_off(bed: Bed, how: str) -> None:
+    options = ["-X", "disable-remote-debug"] if how == "option" else []
+    environ = {"PYTHON_DISABLE_REMOTE_DEBUG": "1"} if how == "environment" else {}
+    code = "import os; print(os.getpid(), flush=True); input()"
+    with running(bed.command(*options, "-c", code), **environ) as program:
+        (case,) = heal(program.pid, "--threads", 1, status=1)
+    assert "remote debugging is switched off in it" in case["sentence"].lower()
+    assert {"environment": "PYTHON_DISABLE_REMOTE_DEBUG", "option": "-X disable-remote-debug"}[how] in case["sentence"]
+    assert "OMP_NUM_THREADS=1" in case["advice"]
+    assert left_behind(bed) == []
+
+
+def test_an_older_python() -> None:
+    old = next((version for version in ("3.13", "3.12", "3.11", "3.10", "3.9") if version in PYTHONS), None)
+    if old is None:
+        pytest.skip("no CPython 3.13 on this machine")
+    code = "import os; print(os.getpid(), flush=True); input()"
+    with running([str(PYTHONS[old]), "-c", code]) as program:
+        (case,) = heal(program.pid, "--threads", 1, status=1)
+    assert f"its python is {old}; " in case["sentence"].lower()
+    assert case["advice"] == "Restart it with OMP_NUM_THREADS=1, or with blasenv in its Python."
+
+
+def test_what_is_not_python() -> None:
+    with running(["sh", "-c", "echo $$; exec sleep 60"]) as program:
+        time.sleep(0.2)
+        (case,) = heal(program.pid, "--threads", 1, status=1)
+    assert "It is not Python, but" in case["sentence"]
+
+
+def test_what_is_not_there() -> None:
+    (case,) = heal(2**22 - 1, "--threads", 1, status=1)
+    assert "no such process" in case["sentence"]
+
+
+def test_no_ctypes(bed: Bed) -> None:
+    code = "import os, sys; sys.modules['ctypes'] = None\nprint(os.getpid(), flush=True)\nwhile True: pass"
+    with running(bed.command("-c", code)) as program:
+        (case,) = heal(program.pid, "--threads", 1, status=1)
+    assert "ctypes" in case["sentence"]
+
+
+def test_what_the_executable_starts_has_no_right_more(bed: Bed, tmp_path: Path) -> None:
+    """An interpreter that its user owns, standard library included, runs as that user, and not as who heals."""
+    if os.geteuid():
+        pytest.skip("only root can run something as another user")
+    home = bed.root / "tmp" / f"own-{os.getpid()}"
+    try:
+        base = Path(run([*bed.command("-c", "import sys; print(sys._base_executable)")]).stdout.strip())
+        stdlib = Path(run([*bed.command("-c", "import os; print(os.path.dirname(os.__file__))")]).stdout.strip())
+        below = home / "lib" / stdlib.name
+        (home / "bin").mkdir(parents=True)
+        source = bed.root / str(base.resolve() if not bed.prefix else base).lstrip("/")
+        shutil.copy(os.path.realpath(source), home / "bin" / stdlib.name)
+        ignore = shutil.ignore_patterns("test", "__pycache__", "idlelib", "site-packages")
+        shutil.copytree(bed.root / str(stdlib).lstrip("/"), below, symlinks=True, ignore=ignore)
+        seen = f"/{home.relative_to(bed.root)}/seen"
+        with (below / "encodings" / "__init__.py").open("a") as file:
+            file.write(f"\nimport posix\n_fd = posix.open({seen!r}, posix.O_WRONLY | posix.O_APPEND)\n")
+            file.write("posix.write(_fd, posix.read(posix.open('/proc/self/status', 0), 9999))\n")
+        (home / "seen").touch()
+        run(["chown", "-R", f"{NOBODY}:{NOBODY}", home])
+        inside = f"/{home.relative_to(bed.root)}/bin/{stdlib.name}"
+        command = [*bed.prefix, *AS_NOBODY, inside, "-c", "import os; print(os.getpid(), flush=True)\nwhile True: pass"]
+        with running(command) as program:
+            (home / "seen").write_bytes(b"")
+            (case,) = heal(program.pid, "--threads", 1)
+            assert case["outcome"] == "fine", case
+        status = (home / "seen").read_text()
+        assert f"Uid:\t{NOBODY}\t{NOBODY}\t{NOBODY}\t{NOBODY}\n" in status
+        assert f"Gid:\t{NOBODY}\t{NOBODY}\t{NOBODY}\t{NOBODY}\n" in status
+        assert "Groups:\t \n" in status
+        for kind in ("CapInh", "CapPrm", "CapEff", "CapAmb"):
+            assert f"{kind}:\t0000000000000000\n" in status
+        assert "NoNewPrivs:\t1\n" in status
+    finally:
+        shutil.rmtree(home, ignore_errors=True)
+    assert left_behind(bed) == []
+
+
+def test_watch_follows_a_limit(bed: Bed, limited: Callable[[float], Cgroup]) -> None:
+    cpus = len(os.sched_getaffinity(0))
+    group = limited(1.5)
+    set_quota(group, None)
+    with running(group.enter(numpy_program(bed))) as program:
+        command = [*BLASENV, "heal", str(program.pid), "--watch", "0.1", "--json"]
+        environ = clean_environ(PYTHONPATH=str(ROOT))
+        with subprocess.Popen(command, env=environ, text=True, stdout=subprocess.PIPE) as watcher:
+            try:
+                assert watcher.stdout is not None
+                time.sleep(1)
+                set_quota(group, 1)
+                assert counts(json.loads(watcher.stdout.readline())) == [("OpenBLAS", cpus, 1)]
+                set_quota(group, None)
+                assert counts(json.loads(watcher.stdout.readline())) == [("OpenBLAS", 1, cpus)]
+                program.assert_unharmed()
+                program.process.kill()
+                program.process.wait()
+                assert watcher.wait(LATER) == 0
+            finally:
+                watcher.kill()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [[], ["1", "--all"], ["1", "--threads", "0"], ["1", "--watch", "0"], ["1", "--watch", "1", "--dry-run"]],
+)
+def test_wrong_usage(arguments: list[str]) -> None:
+    run([*BLASENV, "heal", *arguments], status=2, environ=clean_environ(PYTHONPATH=str(ROOT)))
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [b"", b"\n", b"[]\n", b"{}\n", b'{"rows": 1}\n', b'{"rows": [1]}\n', b'{"rows": [{}]}\n', b"[" * 100_000 + b"\n",
+     b'{"rows": [{"kind": 1, "path": "", "before": 1, "after": 1, "remark": ""}]}\n', b"\xff\n"],
+)  # fmt: skip
+def test_an_answer_may_be_anything(answer: bytes) -> None:
+    with pytest.raises(remote.Refused, match="can't be read"):
+        remote._understand(answer)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "plain", 'a "quoted" \\ path', "tab\tand\nnewline", "umläute €", "\udcff", "\U0001f600"]
+)
+def test_the_script_writes_json(text: str) -> None:
+    value = {"rows": [{"path": text, "before": 1, "after": None}]}
+    assert json.loads(handed._json(value)) == value
+
+
+def test_the_script_is_one_expression_that_leaves_no_name() -> None:
+    script = remote._script("/nowhere", {"threads": 1, "cpus": 2, "cores": 2, "force": False, "heed": True})
+    names: dict[str, Any] = {}
+    exec(script, names)  # noqa: S102  it finds no token there, and does nothing
+    assert set(names) == {"__builtins__"}
+
+
+def test_a_place_that_others_could_exchange_is_not_taken(tmp_path: Path) -> None:
+    (tmp_path / "sticky").mkdir()
+    (tmp_path / "sticky").chmod(0o1777)
+    (tmp_path / "open").mkdir()
+    (tmp_path / "open").chmod(0o777)
+    (tmp_path / "link").symlink_to("sticky")
+    root = os.open(tmp_path, os.O_RDONLY)
+    try:
+        os.close(remote._walk(root, "sticky", {0, os.getuid()}))
+        for name in ("open", "link", "missing"):
+            with pytest.raises(OSError, match=r".*"):
+                remote._walk(root, name, {0, os.getuid()})
+    finally:
+        os.close(root)
