@@ -33,6 +33,13 @@ def bed() -> Bed:
     return make_bed()
 
 
+@pytest.fixture(autouse=True)
+def _nothing_from_before(request: pytest.FixtureRequest) -> None:
+    if "bed" in request.fixturenames:
+        for left in left_behind(request.getfixturevalue("bed")):
+            shutil.rmtree(left)
+
+
 @dataclass
 class Program:
     """A program that computes, and answers how far it is."""
@@ -327,10 +334,11 @@ def test_what_is_not_there() -> None:
 
 
 def test_no_ctypes(bed: Bed) -> None:
-    code = "import os, sys; sys.modules['ctypes'] = None\nprint(os.getpid(), flush=True)\nwhile True: pass"
-    with running(bed.command("-c", code)) as program:
+    code = "import sys; sys.modules['ctypes'] = None\n" + PROGRAM
+    with running(bed.command("-c", code, "300", "1")) as program:
         (case,) = heal(program.pid, "--threads", 1, status=1)
-    assert "ctypes" in case["sentence"]
+    assert case["outcome"] == "not healed"
+    assert "this Python has no ctypes to call it with" in case["sentence"]
 
 
 def test_what_the_executable_starts_has_no_right_more(bed: Bed, tmp_path: Path) -> None:

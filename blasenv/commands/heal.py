@@ -266,8 +266,12 @@ def _look_again(cases: list[Case]) -> None:
 def _judge(case: Case, after: Process) -> None:
     changed = [row for row in case.rows if row["before"] != row["after"]]
     high = [row for row in case.rows if case.threads is not None and (row["after"] or 0) > case.threads]
-    if not [row for row in case.rows if row["after"] is not None]:
-        if case.too_many:
+    closed = [row for row in case.rows if row["after"] is None]
+    if len(closed) == len(case.rows):
+        if closed and (case.too_many or case.force):
+            names = ", ".join(sorted({f"{row['kind']} {row['remark']}" for row in closed}))
+            case.end("not healed", _sentence(names), case.restart)
+        elif case.too_many:
             why = "no library is loaded whose thread count can be set (linked statically?), so these are its own"
             case.end("not healed", _sentence(why), case.restart)
         else:

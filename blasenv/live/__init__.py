@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from blasenv.live.following import Follower as Follower
 from blasenv.live.following import follow as follow
 from blasenv.live.refreshing import Change as Change
 from blasenv.live.refreshing import Refreshed as Refreshed

@@ -93,13 +93,16 @@ def find() -> Iterator[Pool | Closed]:
 
 
 def _libraries() -> Iterator[Pool | Closed]:
-    import ctypes
-
+    try:
+        import ctypes
+    except ImportError:  # Debian's python3-minimal
+        for path in mapped():
+            if _is_known(os.path.basename(path)):
+                yield Closed(_kind(os.path.basename(path)), path, "this Python has no ctypes to call it with")
+        return
     for path in mapped():
         name = os.path.basename(path)
-        if not name.startswith(
-            ("libopenblas", "libscipy_openblas", "libmkl_", "libblis", "libflexiblas", "libtatlas", *OPENMP)
-        ):
+        if not _is_known(name):
             continue
         kind = _kind(name)
         try:
@@ -111,6 +114,12 @@ def _libraries() -> Iterator[Pool | Closed]:
         pool = _pool(kind, path, library)
         if pool is not None:
             yield pool
+
+
+def _is_known(name: str) -> bool:
+    return name.startswith(
+        ("libopenblas", "libscipy_openblas", "libmkl_", "libblis", "libflexiblas", "libtatlas", *OPENMP)
+    )
 
 
 def _kind(name: str) -> str:

@@ -177,8 +177,11 @@ def heal(target: Target, *, seconds: float = 5.0, **request: int | None) -> list
             raise Refused("it has ended")
         directory = stack.enter_context(_directory(target, root))
         directory.write(_script(directory.path, request))
-        directory.called = True
-        _call(target, root, executable, f"{directory.path}/{handed.SCRIPT}")
+        directory.told = True
+        error = _call(target, root, executable, f"{directory.path}/{handed.SCRIPT}")
+        if error:
+            directory.told = False
+            raise Refused(error)
         rows = _wait(target, directory, seconds)
         directory.done = True
         return rows
@@ -230,7 +233,7 @@ class _Directory:
         self.fd = fd
         self.done = False
         """Whether the script has run and answered, so that nobody will ask for it again."""
-        self.called = False
+        self.told = False
         """Whether the process may have been told of it."""
         self.files: dict[str, int] = {}
 
@@ -276,7 +279,7 @@ def _directory(target: Target, root: int) -> Iterator[_Directory]:
 def _clear(target: Target, directory: _Directory) -> None:
     """Remove the directory; or, where the process may still look for the script, leave that, empty."""
     os.ftruncate(directory.files[handed.SCRIPT], 0)
-    keep = {handed.SCRIPT} if directory.called and not directory.done and target.lives() else set()
+    keep = {handed.SCRIPT} if directory.told and not directory.done and target.lives() else set()
     for name, fd in directory.files.items():
         if name not in keep:
             with contextlib.suppress(OSError):
@@ -355,8 +358,11 @@ def _owner_inside(target: Target) -> int:
     return 0
 
 
-def _call(target: Target, root: int, executable: int, script: str) -> None:
-    """Have the process's own executable call sys.remote_exec. Raises Refused with the reason when that fails."""
+def _call(target: Target, root: int, executable: int, script: str) -> str:
+    """Have the process's own executable call sys.remote_exec; "" or a sentence why the process knows nothing of it.
+
+    Raises Refused when it can't be told whether the process has heard of it.
+    """
     read, write = os.pipe()
     child = os.fork()
     if not child:
@@ -371,11 +377,13 @@ def _call(target: Target, root: int, executable: int, script: str) -> None:
         os.waitpid(child, 0)
     word, _, rest = said.decode(errors="replace").strip().rpartition("\n")[2].partition(" ")
     if word == "done":
-        return
+        return ""
     if word == "version":
         major, _, minor = rest.partition(".")
-        raise Refused(_too_old((int(major), int(minor))) if minor.isdigit() else f"its Python is {rest}")
-    raise Refused(_why(target, rest if word == "error" else said.decode(errors="replace").strip()[:200]))
+        return _too_old((int(major), int(minor))) if minor.isdigit() else f"its Python is {rest}"
+    if word == "error":
+        return _why(target, rest)
+    raise Refused(_why(target, said.decode(errors="replace").strip()[:200]))
 
 
 def _why(target: Target, error: str) -> str:

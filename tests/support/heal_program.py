@@ -15,7 +15,7 @@ rng = np.random.default_rng(1)
 a = rng.random((size, size))
 expected = (a @ a).sum()
 rounds = [0] * threads
-wrong = []
+wrong: list[float] = []
 
 
 def compute(number: int) -> None:
