@@ -282,32 +282,48 @@ def change(
     environ = dict(os.environ) if heed else {}
     others = len(sys._current_frames()) - 1
     rows: list[dict[str, Any]] = []
+    read: list[tuple[Pool, dict[str, Any]]] = []
+    # All are read before the first is set: MKL's count follows that of the OpenMP below it.
     for pool in find():
         row: dict[str, Any] = {"kind": pool.kind, "path": pool.path, "before": None, "after": None, "remark": ""}
         rows.append(row)
         if isinstance(pool, Closed):
             row["remark"] = f"can't be set: {pool.why}"
-            continue
-        try:
-            before = row["before"] = row["after"] = int(pool.read())
-            count, row["remark"] = wanted(pool, before, threads, cores if pool.cores else cpus, environ)
-            if force and threads is not None:
-                count, row["remark"] = (threads if threads != before else None), ""
-            if count is None or (pool.bound and not bound):
-                continue
-            pool.write(count)
-            after = row["after"] = int(pool.read())
-        except Exception as error:  # noqa: BLE001  whatever a library raises, the others are still to be set
-            row["remark"] = f"can't be set: {type(error).__name__}: {error}"
-            continue
+        elif _tried(row, pool.read, "before"):
+            read.append((pool, row))
+    written = []
+    for pool, row in read:
+        before = row["before"]
+        count, row["remark"] = wanted(pool, before, threads, cores if pool.cores else cpus, environ)
+        if force and threads is not None:
+            count, row["remark"] = (threads if threads != before else None), ""
+        if count is not None and (bound or not pool.bound) and _tried(row, pool.write, count=count):
+            written.append((pool, row, count))
+    for pool, row in read:
+        _tried(row, pool.read, "after")
+    for pool, row, count in written:
+        before, after = row["before"], row["after"]
         key = (pool.kind, pool.path)
         before_us = memory().get(key, (before, None))[0]
         if after != count and after == before:
             row["remark"] = f"can't be set: it stays at {after}"
         elif threads is None:
             memory().pop(key, None)
-        else:
+        elif after is not None:
             memory()[key] = (before_us, after)
         if pool.bound and others and after != before:
-            row["remark"] = f"for this thread; {others} other Python thread{'s' * (others > 1)} keep their own count"
+            keep = "s keep" if others > 1 else " keeps"
+            row["remark"] = f"for this thread; {others} other Python thread{keep} its own count"
     return rows
+
+
+def _tried(row: dict[str, Any], call: Callable[..., Any], field: str = "", count: int | None = None) -> bool:
+    """Call a library's function, with a count or for one; whatever it raises is a remark, and the others go on."""
+    try:
+        found = call() if count is None else call(count)
+        if field:
+            row[field] = int(found)
+    except Exception as error:  # noqa: BLE001
+        row["remark"] = f"can't be set: {type(error).__name__}: {error}"
+        return False
+    return True
