@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -87,7 +88,7 @@ def numpy_program(bed: Bed, size: int = 100, threads: int = 1) -> list[str]:
 
 def heal(*arguments: object, status: int | None = 0, prefix: Sequence[str] = ()) -> list[dict[str, Any]]:
     """What ``blasenv heal ARGUMENTS --json`` says."""
-    command = [*prefix, *BLASENV, "heal", *map(str, arguments), "--json"]
+    command = [*prefix, *BLASENV, "heal", *map(str, arguments), "--json", "--seconds", "0.5"]
     result = run(command, status=status, environ=clean_environ(PYTHONPATH=str(ROOT)))
     found: list[dict[str, Any]] = json.loads(result.stdout)["processes"]
     return found
@@ -376,6 +377,76 @@ def test_what_the_executable_starts_has_no_right_more(bed: Bed, tmp_path: Path) 
         assert "NoNewPrivs:\t1\n" in status
     finally:
         shutil.rmtree(home, ignore_errors=True)
+    assert left_behind(bed) == []
+
+
+# How a container may stand to the machine that heals: what runs, as root, before the program is started in "$0".
+PROC, CHROOT = 'mount -t proc proc "$0/proc"', 'exec chroot "$0" "$@"'
+READ_ONLY = 'mount --bind "$0" "$0"; mount -o remount,ro,bind "$0"'
+SHARED_MEMORY = 'mount -t tmpfs none "$0/dev"; mkdir -m 1777 "$0/dev/shm"'
+PIVOT = 'mount --bind "$0" "$0"; cd "$0"; mkdir -p old; pivot_root . old; mount -t proc proc /proc; umount -l /old'
+PIDS = "--mount --pid --fork"
+WORLDS = {
+    "its own PIDs": (PIDS, f"{PROC}; {CHROOT}"),
+    "its own users": (f"--user --map-root-user {PIDS}", f"{PROC}; {CHROOT}"),
+    "its own root": (PIDS, f'{PIVOT}; exec "$@"'),
+    "a read-only root": (PIDS, f"{READ_ONLY}; {PROC}; {SHARED_MEMORY}; {CHROOT}"),
+    "no place at all": (PIDS, f"{READ_ONLY}; {PROC}; {CHROOT}"),
+}
+
+
+# The map of "its own users" has one.
+@pytest.mark.parametrize(
+    ("world", "user"), [(world, user) for world in WORLDS for user in (0, NOBODY) if not (user and "users" in world)]
+)
+def test_from_outside_of_a_container(
+    bed: Bed, limited: Callable[[float], Cgroup], world: str, user: int, tmp_path: Path
+) -> None:
+    if not bed.prefix:
+        pytest.skip("no CPython 3.14 on this machine in a root directory of its own")
+    flags, script = WORLDS[world]
+    words = numpy_program(bed)[len(bed.prefix) :]
+    become = AS_NOBODY if user else ()
+    group = limited(1)
+    command = ["unshare", *flags.split(), "--propagation=private", "sh", "-c", f"set -e; {script}", str(bed.root)]
+    with running(group.enter([*command, *become, *words])) as program:
+        program.pid = inside(group, words[0])
+        (case,) = heal(program.pid, status=None)
+        if world == "no place at all":
+            assert "no place for the script that it could read" in case["sentence"]
+            assert "OMP_NUM_THREADS=1" in case["advice"]
+        else:
+            assert case["outcome"] == "healed", case
+            assert counts(case) == [("OpenBLAS", len(os.sched_getaffinity(0)), 1)]
+        program.assert_unharmed()
+        program.process.terminate()
+    assert left_behind(bed) == []
+
+
+def inside(group: Cgroup, executable: str) -> int:
+    """The PID, as we know it, of the program that runs in a group."""
+    for pid in (group.directory / "cgroup.procs").read_text().split():
+        if Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[0] == executable.encode():
+            return int(pid)
+    raise AssertionError("it does not run")
+
+
+def test_every_process_that_needs_it(bed: Bed, limited: Callable[[float], Cgroup]) -> None:
+    group = limited(1)
+    with running(group.enter(numpy_program(bed))) as one, running(group.enter(numpy_program(bed))) as other:
+        found = {case["pid"]: case for case in heal("--all", status=None)}
+        for program in (one, other):
+            assert found[program.pid]["outcome"] == "healed", found[program.pid]
+        found = {case["pid"]: case for case in heal("--all", status=None)}
+        assert not {one.pid, other.pid} & {pid for pid, case in found.items() if case["outcome"] != "fine"}
+
+
+def test_it_ends_meanwhile(bed: Bed) -> None:
+    code = "import os, time; print(os.getpid(), flush=True); time.sleep(60)"
+    with running(bed.command("-c", code)) as program:
+        threading.Timer(2, program.process.kill).start()
+        (case,) = heal(program.pid, "--threads", 1, "--wait", 20, status=1)
+    assert case["sentence"] == "It has ended."
     assert left_behind(bed) == []
 
 

@@ -43,6 +43,7 @@ def heal_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--wait", type=float, default=5.0, metavar="SECONDS", help="for a safe point of the interpreter (default: 5)"
     )
+    parser.add_argument("--seconds", type=float, default=LOOK, help="how long to look, before and after (default: 2)")
     parser.add_argument(
         "--watch", type=float, metavar="SECONDS", help="keep looking this often, and heal when a limit has changed"
     )
@@ -53,7 +54,7 @@ def heal_command(args: argparse.Namespace) -> int:
     """Run ``blasenv heal``: 0 when nothing is wrong or it is healed, 1 when something could not be healed."""
     if bool(args.pids) == args.all:
         raise Failure("give one PID or several, or --all", 2)
-    for name in ("wait", "watch"):
+    for name in ("wait", "watch", "seconds"):
         seconds = getattr(args, name)
         if seconds is not None and not 0 < seconds <= 86400:
             raise Failure(f"--{name} is a number of seconds above 0, such as 10", 2)
@@ -76,7 +77,7 @@ def heal_command(args: argparse.Namespace) -> int:
     if not args.dry_run:
         for case in cases:
             _mend(case, args)
-        _look_again(cases)
+        _look_again(cases, args.seconds)
     if args.json:
         print_json({"schema": SCHEMA, "processes": [_as_json(case) for case in cases]})
     elif not args.dry_run:
@@ -160,7 +161,7 @@ def _candidates() -> list[int]:
 def _look(pids: Sequence[int], args: argparse.Namespace) -> list[Case]:
     """Watch the processes, and decide for each what is to be done."""
     cases = []
-    for process in measure(list(dict.fromkeys(pids)), LOOK):
+    for process in measure(list(dict.fromkeys(pids)), args.seconds):
         seen = observe_process(process.pid, process.cpus, process.command, _environ(process.pid))
         case = Case(process.pid, process, seen)
         _decide(case, args)
@@ -248,14 +249,14 @@ def _mend(case: Case, args: argparse.Namespace) -> None:
         case.end("not healed", _sentence(f"{error.filename or 'handing it over'}: {error.strerror}"), case.restart)
 
 
-def _look_again(cases: list[Case]) -> None:
+def _look_again(cases: list[Case], seconds: float) -> None:
     """Watch what was healed once more, and judge each case by what its libraries say, and its threads do."""
     done = [case for case in cases if not case.outcome]
     if not done:
         return
     if any(row["before"] != row["after"] for case in done for row in case.rows):
         time.sleep(SETTLE)
-        again = {process.pid: process for process in measure([case.pid for case in done], LOOK)}
+        again = {process.pid: process for process in measure([case.pid for case in done], seconds)}
     else:
         again = {case.pid: case.before for case in done}
     for case in done:
