@@ -267,9 +267,12 @@ def test_a_container_from_inside(docker: daemon.Docker, image: str, kind: str) -
             assert (case["outcome"], counts(case)) == ("healed", [("OpenBLAS", CPUS, 1)]), case
 
 
-@pytest.mark.parametrize("flag", ["--cap-add=SYS_PTRACE", "--security-opt=seccomp=unconfined"])
-def test_a_container_from_inside_with_a_flag(docker: daemon.Docker, image: str, flag: str) -> None:
-    with container(docker, image, "--cpus=1", flag) as (name, _):
+@pytest.mark.parametrize(
+    "flags",
+    ["--cap-add=SYS_PTRACE", "--security-opt=seccomp=unconfined", "--cap-drop=ALL --security-opt=seccomp=unconfined"],
+)
+def test_a_container_from_inside_with_flags(docker: daemon.Docker, image: str, flags: str) -> None:
+    with container(docker, image, "--cpus=1", *flags.split()) as (name, _):
         case = heal_inside(docker, name)
         assert (case["outcome"], counts(case)) == ("healed", [("OpenBLAS", CPUS, 1)]), case
 

@@ -129,6 +129,14 @@ def _busy(process: Process) -> int:
     return sum(thread.busy for thread in process.threads)
 
 
+def _busy_with(process: Process) -> str:
+    """What keeps a main thread from a safe point."""
+    main = next((thread for thread in process.threads if thread.tid == process.pid), None)
+    if main is None or main.busy or not main.place[0]:
+        return "it is in one long call, or it waits"
+    return f"it waits, in {main.place[0]}()"
+
+
 def _environ(pid: int) -> dict[str, str]:
     """The environment that a process was started with, empty where it can't be read."""
     contents, _ = blasenv.read_file(f"/proc/{pid}/environ", blasenv.MAX_MOUNTINFO, kernel=True)
@@ -238,7 +246,7 @@ def _mend(case: Case, args: argparse.Namespace) -> None:
         )
     except remote.Late as late:
         sentence = (
-            f"In {number(args.wait)} s its main thread came to no safe point: it is in one long call, or it waits. "
+            f"In {number(args.wait)} s its main thread came to no safe point: {_busy_with(case.before)}. "
             f"The script was emptied, and will do nothing later ({late} stays until then)"
         )
         advice = f"To give it more time: blasenv heal --wait {max(60, round(args.wait * 4))} {case.pid}"

@@ -169,6 +169,8 @@ def heal(target: Target, *, seconds: float = 5.0, **request: int | None) -> list
     Waits ``seconds`` for its main thread to come to a safe point. Raises Late when it did not, and
     Refused when it can't be done; in both cases nothing runs there afterwards.
     """
+    if os.geteuid() and os.stat(f"/proc/{target.pid}/ns/mnt").st_ino != os.stat("/proc/self/ns/mnt").st_ino:
+        raise Refused("it is in a container; from outside, only root can heal it")
     with contextlib.ExitStack() as stack:
         stack.enter_context(_alone(target))
         root = _opened(stack, f"/proc/{target.pid}/root", os.O_PATH | os.O_DIRECTORY)
@@ -278,7 +280,8 @@ def _directory(target: Target, root: int) -> Iterator[_Directory]:
 
 def _clear(target: Target, directory: _Directory) -> None:
     """Remove the directory; or, where the process may still look for the script, leave that, empty."""
-    os.ftruncate(directory.files[handed.SCRIPT], 0)
+    if handed.SCRIPT in directory.files:
+        os.ftruncate(directory.files[handed.SCRIPT], 0)
     keep = {handed.SCRIPT} if directory.told and not directory.done and target.lives() else set()
     for name, fd in directory.files.items():
         if name not in keep:
@@ -432,10 +435,12 @@ def _child(target: Target, root: int, executable: int, script: str, output: int)
         null = os.open(os.devnull, os.O_RDWR)
         for fd, standard in ((null, 0), (output, 1), (output, 2)):
             os.dup2(fd, standard)
+        pid = target.pid
         if os.geteuid() == 0:
+            pid = target.inner
             _become(target, root)
         environ = {"PATH": "/usr/local/bin:/usr/bin:/bin", "LC_ALL": "C.UTF-8"}
-        argv = [target.executable, "-I", "-S", "-B", "-c", _ASK, str(target.inner), script]
+        argv = [target.executable, "-I", "-S", "-B", "-c", _ASK, str(pid), script]
         os.execve(executable, argv, environ)  # noqa: S606  by descriptor: it is the one that the process runs
     except BaseException as error:  # noqa: BLE001  nothing of ours may go on in a forked copy
         os.write(output, f"error {type(error).__name__}: {error}\n".encode())
@@ -444,7 +449,8 @@ def _child(target: Target, root: int, executable: int, script: str, output: int)
 
 
 _NAMESPACES = (("mnt", 0x00020000), ("pid", 0x20000000), ("user", 0x10000000))  # setns(2): CLONE_NEW...
-_PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS = 1, 4, 24, 38  # prctl(2)
+# prctl(2), include/uapi/linux/prctl.h
+_PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_CAPBSET_READ, _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS = 1, 4, 23, 24, 38
 
 
 def _become(target: Target, root: int) -> None:
@@ -469,12 +475,16 @@ def _become(target: Target, root: int) -> None:
     if "user" in entered:
         user = _inside(_read(f"/proc/{target.pid}/uid_map"), user)
         group = _inside(_read(f"/proc/{target.pid}/gid_map"), group)
-    os.setgroups([])
+    # A container's root may lack the rights for these, where there is nothing to change.
+    same = (user, group) == (os.geteuid(), os.getegid())
+    with contextlib.suppress(PermissionError) if same else contextlib.nullcontext():
+        os.setgroups([])
     for name in ("mnt", "pid"):
         if name in entered:
             do(libc.setns(*entered[name]), f"entering its {name} namespace")
     os.fchdir(root)
-    os.chroot(".")
+    if not os.path.samestat(os.stat("/"), os.stat(root)):
+        os.chroot(".")
     if "user" in entered:
         do(libc.setns(*entered["user"]), "entering its user namespace")
     if "pid" in entered:
@@ -483,8 +493,11 @@ def _become(target: Target, root: int) -> None:
         if child:
             os._exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) & 0xFF)
     for capability in range(64):
-        if not target.capabilities >> capability & 1 and libc.prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0):
-            break  # EINVAL: the kernel has no more
+        held = libc.prctl(_PR_CAPBSET_READ, capability, 0, 0, 0)
+        if held < 0:
+            break  # the kernel has no more
+        if held and not target.capabilities >> capability & 1:
+            do(libc.prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0), "giving up a capability")
     os.setresgid(group, group, group)
     os.setresuid(user, user, user)
     do(libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "prctl")
