@@ -52,8 +52,9 @@ def make_bed(version: str = "3.14", packages: Sequence[str] = PLAIN) -> Bed:
     if os.geteuid():
         pytest.skip(f"no CPython {version} on this machine, and only root can make a root directory with one")
     root = _root(version, packages)
-    # Its own /proc; all of it goes with the last process of the namespace.
-    enter = f'mount -t proc proc "{root}/proc" && exec chroot "{root}" "$@"'
+    # Its own /proc and /tmp; all of it goes with the last process of the namespace.
+    mounts = f'mount -t proc proc "{root}/proc" && mount -t tmpfs -o mode=1777 none "{root}/tmp"'
+    enter = f'{mounts} && exec chroot "{root}" "$@"'
     prefix = ("unshare", "--mount", "--propagation", "private", "sh", "-c", enter, "sh")
     return Bed(prefix, "/venv/bin/python", root)
 
