@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from bed import make_bed
 from conftest import ROOT, Cgroup, Venv, clean_environ, pids_cgroup
 
 from blasenv.cli import COMMANDS
@@ -183,6 +184,24 @@ def looks_at_all(place: Place) -> list[Any]:
     return [document]
 
 
+def heals(place: Place) -> list[Any]:
+    """A process that can be healed, and one that can't."""
+    program = (ROOT / "tests" / "support" / "heal_program.py").read_text(encoding="utf-8")
+    command = place.group.enter(make_bed().command("-c", program, "100", "1"))
+    streams: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen(command, env=clean_environ(), text=True, **streams) as process:
+        try:
+            assert process.stdout is not None
+            pid = int(process.stdout.readline())
+            return [
+                place.document(["heal", one, "--seconds", "0.3", *more])
+                for one in (pid, place.pid)
+                for more in (["--dry-run"], ["--threads", "1"])
+            ]
+        finally:
+            process.kill()
+
+
 EXAMPLES: dict[str, Callable[[Place], list[Any]]] = {
     "status": lambda place: looks(place, "status"),
     "explain": lambda place: looks(place, "explain"),
@@ -199,6 +218,9 @@ EXAMPLES: dict[str, Callable[[Place], list[Any]]] = {
     "doctor": lambda place: [place.document(["doctor"]), place.document(["doctor", "--strict", "hook"])],
     "doctor PID": looks_at_processes,
     "doctor --all": looks_at_all,
+    "doctor PID": lambda place: [place.document(["doctor", place.pid, "--seconds", "0.3"])],
+    "doctor --all": lambda place: [place.document(["doctor", "--all", "--seconds", "0.3"])],
+    "heal": heals,
     "scan": lambda place: [
         place.document(["scan", place.venv.directory / "bin"]),
         place.document(["scan", "--root", image_with_a_product(place.directory / "image")]),

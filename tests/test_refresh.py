@@ -309,7 +309,8 @@ class FakePool(pools.Pool):
         (2, None, None, {"BLASENV_SET": "OMP_NUM_THREADS=2"}, 16),
         (2, None, 32, {"BLASENV_SET": "OMP_NUM_THREADS=2"}, 16),
         (8, None, 2, {"OMP_NUM_THREADS": "8"}, None),
-        (8, None, 2, {"OMP_NUM_THREADS": "8", "BLASENV_SET": "OMP_NUM_THREADS=8"}, 2),
+        (8, None, 2, {"OMP_NUM_THREADS": "8", "BLASENV_SET": "OMP_NUM_THREADS=8"}, None),  # a framework's
+        (8, None, 2, {"OMP_NUM_THREADS": "8", "BLASENV_MARK": "OMP_NUM_THREADS=8"}, 2),
         (8, None, 2, {"OPENBLAS_NUM_THREADS": "8"}, None),
         (8, None, 2, {"MKL_NUM_THREADS": "8"}, 2),
     ],

@@ -15,7 +15,7 @@ import blasenv
 from blasenv.errors import Failure
 from blasenv.live import remote
 from blasenv.machine.observe import observe_process
-from blasenv.machine.process import Process, measure, numeric_pids
+from blasenv.machine.process import Process, measure, numeric_pids, parse_stat
 from blasenv.output import report
 from blasenv.output.text import count, number, paint, paragraph, print_json, printable, table
 
@@ -149,9 +149,15 @@ def _command(pid: int) -> list[str]:
     return [os.fsdecode(word) for word in contents.split(b"\0") if word]
 
 
+def _parent(pid: int) -> int:
+    """Its parent's PID, 0 where that can't be read."""
+    stat = parse_stat(blasenv.read_file(f"/proc/{pid}/stat", blasenv.MAX_FILE, kernel=True)[0])
+    return stat.parent if stat else 0
+
+
 def _observe(pid: int) -> Observation:
     """What the hook would decide for a process now, without watching it."""
-    return observe_process(pid, frozenset(os.sched_getaffinity(pid)), _command(pid), _environ(pid))
+    return observe_process(pid, _parent(pid), frozenset(os.sched_getaffinity(pid)), _command(pid), _environ(pid))
 
 
 def _candidates() -> list[int]:
@@ -170,7 +176,7 @@ def _look(pids: Sequence[int], args: argparse.Namespace) -> list[Case]:
     """Watch the processes, and decide for each what is to be done."""
     cases = []
     for process in measure(list(dict.fromkeys(pids)), args.seconds):
-        seen = observe_process(process.pid, process.cpus, process.command, _environ(process.pid))
+        seen = observe_process(process.pid, process.parent, process.cpus, process.command, _environ(process.pid))
         case = Case(process.pid, process, seen)
         _decide(case, args)
         cases.append(case)

@@ -231,10 +231,13 @@ def _numba_started() -> bool:
     return bool(getattr(parallel, "_is_initialized", False))
 
 
-def ours(environ: dict[str, str]) -> dict[str, int]:
-    """The counts that blasenv's hook put into the environment when this process started, from its receipt."""
-    pairs = [item.partition("=") for item in environ.get("BLASENV_SET", "").split()]
-    return {name: int(value) for name, _, value in pairs if value.isdigit()}
+def listed(environ: dict[str, str], name: str) -> dict[str, str]:
+    """What blasenv's hook says in a variable that it set, by variable.
+
+    BLASENV_SET has the counts with which this process started, BLASENV_MARK those of them that stand in
+    os.environ and are not the user's.
+    """
+    return dict(item.partition("=")[::2] for item in environ.get(name, "").split())
 
 
 def memory() -> dict[tuple[str, str], tuple[int, int]]:
@@ -251,13 +254,13 @@ def wanted(
     ``most_cpus`` is what it would count by itself at its start. Never raised is what neither the hook
     nor we lowered. What the user set for this library stays.
     """
-    hook = ours(environ)
+    marked, started_with = listed(environ, "BLASENV_MARK"), listed(environ, "BLASENV_SET").values()
     for name in ("OMP_NUM_THREADS", *OWN_VARIABLES.get(pool.kind, ())):
-        if environ.get(name) and str(hook.get(name)) != environ[name]:
+        if environ.get(name) and marked.get(name) != environ[name]:
             return None, f"left alone: {name}={environ[name]} is in its environment"
     before_us, set_by_us = memory().get((pool.kind, pool.path), (before, None))
     # At start-up the hook's value was lower than what the library would have counted.
-    by_hook = before_us in hook.values()
+    by_hook = str(before_us) in started_with
     most = most_cpus if by_hook else before_us
     if set_by_us is not None and set_by_us != before:
         if threads is None or before <= threads:
