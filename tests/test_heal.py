@@ -306,6 +306,17 @@ def test_remote_debugging_is_switched_off(bed: Bed, how: str) -> None:
     assert "OMP_NUM_THREADS=1" in case["advice"]
 
 
+def test_for_whom_it_is_named(bed: Bed) -> None:
+    code = "import os; print(os.getpid(), flush=True); input()"
+    with running(bed.command("-c", code)) as program:
+        assert remote.is_open(program.pid)
+    with running(bed.command("-X", "disable-remote-debug", "-c", code)) as program:
+        assert not remote.is_open(program.pid)
+    with running(bed.command("-c", code), PYTHON_DISABLE_REMOTE_DEBUG="1") as program:
+        assert not remote.is_open(program.pid)
+    assert not remote.is_open(2**22 - 1)
+
+
 def test_an_older_python() -> None:
     old = next((version for version in ("3.13", "3.12", "3.11", "3.10", "3.9") if version in PYTHONS), None)
     if old is None:

@@ -126,6 +126,19 @@ def identify(pid: int) -> Target:
     )
 
 
+def is_open(pid: int) -> bool:
+    """Whether `heal` is worth naming for a process: a Python since 3.14, within our rights, whose door is not shut.
+
+    Nothing is tried; what the kernel or a build forbids shows only then.
+    """
+    try:
+        target = identify(pid)
+    except Refused:
+        return False
+    shut = "PYTHON_DISABLE" in _switched_off_by(target) or " -X " in _switched_off_by(target)
+    return target.version is not None and not shut
+
+
 def _below(root: str, path: str) -> str:
     """A path as a process with this root directory (chroot) sees it."""
     return path[len(root) :] if root != "/" and path.startswith(root + "/") else path
