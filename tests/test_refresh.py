@@ -223,6 +223,23 @@ show(blasenv.refresh())
     ]
 
 
+def test_workers_of_a_server_share_the_limit(limited: Callable[[float], Cgroup], wheels: Venv, tmp_path: Path) -> None:
+    """As the hook does: from the command line, also when the server has written a title over it."""
+    group = limited(1.5)
+    set_to = "import blasenv; print(blasenv.refresh()[:2], blasenv.run().rule)"
+    (tmp_path / "gunicorn").write_text(set_to)
+    environ = clean_environ(PYTHONPATH=str(ROOT), BLASENV_CONFIG="")
+    done = group.run([wheels.python, tmp_path / "gunicorn", "--workers", "4", "app:app"], environ=environ)
+    assert done.stdout == "(1, 'workers') workers\n"
+
+
+def test_the_line_for_a_program_counts(limited: Callable[[float], Cgroup], wheels: Venv, tmp_path: Path) -> None:
+    (tmp_path / "train.py").write_text("import blasenv; print(blasenv.refresh()[:2])")
+    (tmp_path / "blasenv.toml").write_text('[programs]\n"train.py" = 7\n')
+    environ = clean_environ(PYTHONPATH=str(ROOT), BLASENV_CONFIG=str(tmp_path / "blasenv.toml"))
+    assert limited(1).run([wheels.python, tmp_path / "train.py"], environ=environ).stdout == "(7, 'program')\n"
+
+
 def test_openmp_counts_for_the_thread_that_asks(limited: Callable[[float], Cgroup], wheels: Venv) -> None:
     code = """
 import threading

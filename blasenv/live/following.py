@@ -9,9 +9,9 @@ import threading
 
 import blasenv
 from blasenv.live import pools
-from blasenv.live.refreshing import apply
+from blasenv.live.refreshing import apply, look
 from blasenv.machine.cgroup import find_levels
-from blasenv.machine.observe import Observation, observe
+from blasenv.machine.observe import Observation
 
 MOST = 4096  # bytes of a file that holds a limit
 
@@ -39,7 +39,7 @@ class Follower:
         self._earlier: dict[tuple[str, str], set[int]] = {}
         self._lowered: set[tuple[str, str]] = set()
         self._main = _MainThread()
-        self._refresh(observe())
+        self._refresh(look())
         self._look_first()
         self._thread = threading.Thread(target=self._run, name="blasenv-follow", daemon=True)
         self._thread.start()
@@ -67,7 +67,7 @@ class Follower:
         if found != self._seen:
             self._look_first()
         self._modules = modules
-        self._refresh(observe())
+        self._refresh(look())
 
     def _look_first(self) -> None:
         """Open the files that say what the limit is: /proc/self/cgroup, and one or two for each level."""

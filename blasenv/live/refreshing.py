@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+import os
+import sys
+from typing import NamedTuple
 
+from blasenv import _host
 from blasenv.live import pools
-from blasenv.machine.observe import observe
-
-if TYPE_CHECKING:
-    from blasenv.machine.observe import Observation
+from blasenv.machine.observe import Observation, disabled, observe, observe_process
 
 
 class Change(NamedTuple):
@@ -46,7 +46,18 @@ def refresh() -> Refreshed:
     library. The environment is never written. OpenMP counts for the thread that calls this.
     Nothing raises; what can't be set says so in its remark.
     """
-    return apply(observe())
+    return apply(look())
+
+
+def look() -> Observation:
+    """What the hook would decide for this process if it started now: as this program, with its workers."""
+    if sys.platform != "linux" or disabled(os.environ):
+        return observe()
+    # /proc may be that of another PID namespace, where we have another PID.
+    pid, parent = os.readlink("/proc/self"), os.getppid()
+    # Servers rewrite their command line in /proc, to have a title there.
+    words = getattr(sys, "orig_argv", None) or _host.command_line("self")  # Python 3.9 has no orig_argv
+    return observe_process(int(pid), parent, frozenset(os.sched_getaffinity(0)), words, os.environ)
 
 
 def apply(seen: Observation, *, bound: bool = True) -> Refreshed:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import importlib.util
 import json
 import os
 import re
@@ -184,6 +185,8 @@ def heal(target: Target, *, seconds: float = 5.0, **request: int | None) -> list
     """
     if os.geteuid() and os.stat(f"/proc/{target.pid}/ns/mnt").st_ino != os.stat("/proc/self/ns/mnt").st_ino:
         raise Refused("it is in a container; from outside, only root can heal it")
+    if not os.geteuid() and not importlib.util.find_spec("_ctypes"):
+        raise Refused("this Python has no ctypes, without which root can't give up its rights (Debian: python3)")
     with contextlib.ExitStack() as stack:
         stack.enter_context(_alone(target))
         root = _opened(stack, f"/proc/{target.pid}/root", os.O_PATH | os.O_DIRECTORY)
