@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -477,6 +478,54 @@ def test_it_ends_meanwhile(bed: Bed) -> None:
         threading.Timer(2, program.process.kill).start()
         (case,) = heal(program.pid, "--threads", 1, "--wait", 20, status=1)
     assert case["sentence"] == "It has ended."
+
+
+def test_what_is_only_roots(tmp_path: Path) -> None:
+    if os.geteuid():
+        pytest.skip("only root has what is only root's")
+    assert remote._is_only_roots("/bin/sh")
+    assert not remote._is_only_roots("/no/such/file")
+    assert not remote._is_only_roots(str(tmp_path))  # below /tmp, which anybody may write
+    home = Path(tempfile.mkdtemp(dir="/root" if os.access("/root", os.W_OK) else "/"))
+    try:
+        (home / "python").touch()
+        assert remote._is_only_roots(str(home / "python"))
+        home.chmod(0o775)
+        assert not remote._is_only_roots(str(home / "python"))
+        home.chmod(0o755)
+        os.chown(home / "python", NOBODY, NOBODY)
+        assert not remote._is_only_roots(str(home / "python"))
+        (home / "link").symlink_to("python")
+        assert not remote._is_only_roots(str(home / "link"))
+    finally:
+        shutil.rmtree(home)
+
+
+def test_where_yama_is_on_root_starts_what_is_roots_as_itself(
+    bed: Bed, limited: Callable[[float], Cgroup], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Yama is not on everywhere; here its refusal is played, and what follows is real."""
+    if os.geteuid() or bed.prefix:
+        pytest.skip("no CPython 3.14 on this machine whose files are root's")
+    calls = []
+    call = remote._call
+
+    def forbidden(*arguments: Any, as_root: bool = False) -> str:
+        calls.append(as_root)
+        return call(*arguments, as_root=True) if as_root else "error PermissionError: played"
+
+    monkeypatch.setattr(remote, "_call", forbidden)
+    monkeypatch.setattr(remote, "_yama", lambda: "1")
+    with running(limited(1).enter([*AS_NOBODY, *numpy_program(bed)])) as program:
+        target = remote.identify(program.pid)
+        request = {"threads": 1, "cpus": 2, "cores": 2, "force": False, "heed": True}
+        if remote.is_roots(target):
+            assert [row["after"] for row in remote.heal(target, seconds=LATER, **request)] == [1]
+            assert calls == [False, True]
+        else:
+            with pytest.raises(remote.Refused, match=r"kernel\.yama\.ptrace_scope is 1"):
+                remote.heal(target, seconds=LATER, **request)
+            assert calls == [False]
 
 
 def test_watch_follows_a_limit(bed: Bed, limited: Callable[[float], Cgroup]) -> None:

@@ -196,10 +196,13 @@ def heal(target: Target, *, seconds: float = 5.0, **request: int | None) -> list
         directory = stack.enter_context(_directory(target, root))
         directory.write(_script(directory.path, request))
         directory.told = True
-        error = _call(target, root, executable, f"{directory.path}/{handed.SCRIPT}")
+        script = f"{directory.path}/{handed.SCRIPT}"
+        error = _call(target, root, executable, script)
+        if _is_forbidden(error) and _yama() and os.geteuid() == 0 and is_roots(target):
+            error = _call(target, root, executable, script, as_root=True)
         if error:
             directory.told = False
-            raise Refused(error)
+            raise Refused(_why(target, error))
         rows = _wait(target, directory, seconds)
         directory.done = True
         return rows
@@ -377,15 +380,59 @@ def _owner_inside(target: Target) -> int:
     return 0
 
 
-def _call(target: Target, root: int, executable: int, script: str) -> str:
-    """Have the process's own executable call sys.remote_exec; "" or a sentence why the process knows nothing of it.
+def is_roots(target: Target) -> bool:
+    """Whether a process's Python is root's alone, in the same file system, so that root may start it as itself.
+
+    Where Yama is on (kernel.yama.ptrace_scope, Documentation/admin-guide/LSM/Yama.rst), that is the one way:
+    only CAP_SYS_PTRACE lets anybody into a process that is not a child, and a user's rights don't have it.
+    """
+    for name, _ in _NAMESPACES:
+        if os.stat(f"/proc/{target.pid}/ns/{name}").st_ino != os.stat(f"/proc/self/ns/{name}").st_ino:
+            return False
+    if not os.path.samefile(f"/proc/{target.pid}/root", "/"):
+        return False
+    prefix = os.path.dirname(os.path.dirname(target.executable))
+    version = target.version or SINCE
+    library = f"{prefix}/lib/python{version[0]}.{version[1]}"
+    paths = [target.executable, library, f"{library}/encodings", f"{library}/encodings/__init__.py"]
+    paths += [path for path in parse_maps(_read(f"/proc/{target.pid}/maps")) if "/libpython" in path]
+    return all(_is_only_roots(path) for path in paths)
+
+
+def _is_only_roots(path: str) -> bool:
+    """Whether nobody but root can write a file, or exchange it or a directory above it."""
+    path = os.path.realpath(path)
+    while True:
+        try:
+            found = os.lstat(path)
+        except OSError:
+            return False
+        if found.st_uid or found.st_mode & 0o022:
+            return False
+        if path == "/":
+            return True
+        path = os.path.dirname(path)
+
+
+def _yama() -> str:
+    """Yama's ptrace_scope, "" where it is off."""
+    scope = _read("/proc/sys/kernel/yama/ptrace_scope").strip().decode()
+    return "" if scope == "0" else scope
+
+
+def _is_forbidden(error: str) -> bool:
+    return "permission" in error.lower() or "not permitted" in error.lower()
+
+
+def _call(target: Target, root: int, executable: int, script: str, *, as_root: bool = False) -> str:
+    """Have the process's own executable call sys.remote_exec; "" or why the process knows nothing of it.
 
     Raises Refused when it can't be told whether the process has heard of it.
     """
     read, write = os.pipe()
     child = os.fork()
     if not child:
-        _child(target, root, executable, script, write)
+        _child(target, root if os.geteuid() == 0 and not as_root else None, executable, script, write)
     os.close(write)
     try:
         said = _read_until(read, time.monotonic() + PATIENCE)
@@ -397,23 +444,28 @@ def _call(target: Target, root: int, executable: int, script: str) -> str:
     word, _, rest = said.decode(errors="replace").strip().rpartition("\n")[2].partition(" ")
     if word == "done":
         return ""
-    if word == "version":
-        major, _, minor = rest.partition(".")
-        return _too_old((int(major), int(minor))) if minor.isdigit() else f"its Python is {rest}"
-    if word == "error":
-        return _why(target, rest)
+    if word in ("version", "error"):
+        return f"{word} {rest}"
     raise Refused(_why(target, said.decode(errors="replace").strip()[:200]))
 
 
 def _why(target: Target, error: str) -> str:
     """What an error of sys.remote_exec means."""
+    word, _, rest = error.partition(" ")
+    if word == "version":
+        major, _, minor = rest.partition(".")
+        return _too_old((int(major), int(minor))) if minor.isdigit() else f"its Python is {rest}"
+    error = rest if word == "error" else error
     lower = error.lower()
     if "not enabled" in lower or "disabled" in lower or "not supported" in lower:
         return f"remote debugging is switched off in it{_switched_off_by(target)}"
-    if "permission" in lower or "not permitted" in lower:
-        scope = _read("/proc/sys/kernel/yama/ptrace_scope").strip()
-        if scope not in (b"", b"0"):
-            return f"the kernel forbids it (kernel.yama.ptrace_scope is {scope.decode()}): {error}"
+    if _is_forbidden(error):
+        if _yama():
+            who = "" if os.geteuid() == 0 else "run this as root, or, "
+            return (
+                f"the kernel forbids it (kernel.yama.ptrace_scope is {_yama()}; {error}); {who}as root, "
+                "set that to 0 for the moment: sysctl kernel.yama.ptrace_scope=0"
+            )
         return f"the kernel forbids it ({error}); {_rights()}"
     if not target.lives():
         return "it has ended"
@@ -446,13 +498,14 @@ def _read_until(fd: int, deadline: float) -> bytes:
 # The rest of this part runs between fork and exec: it becomes what the process is, and starts its executable.
 
 
-def _child(target: Target, root: int, executable: int, script: str, output: int) -> NoReturn:
+def _child(target: Target, root: int | None, executable: int, script: str, output: int) -> NoReturn:
+    """Start the executable as what the process is, with ``root`` its root directory; without one, as what we are."""
     try:
         null = os.open(os.devnull, os.O_RDWR)
         for fd, standard in ((null, 0), (output, 1), (output, 2)):
             os.dup2(fd, standard)
         pid = target.pid
-        if os.geteuid() == 0:
+        if root is not None:
             pid = target.inner
             _become(target, root)
         environ = {"PATH": "/usr/local/bin:/usr/bin:/bin", "LC_ALL": "C.UTF-8"}
