@@ -179,7 +179,7 @@ while True:
 
 
 def test_torch(limited: Callable[[float], Cgroup]) -> None:
-    bed = make_bed("3.14", ("numpy", "torch"))
+    bed = make_bed("3.14", ("numpy", "torch", "setuptools"))  # which pip can't tell for another Python
     with running(limited(1).enter(bed.command("-c", TORCH))) as program:
         (case,) = heal(program.pid, "--wait", 60)
     rows = {row["kind"]: row for row in case["libraries"]}

@@ -501,31 +501,39 @@ def test_what_is_only_roots(tmp_path: Path) -> None:
         shutil.rmtree(home)
 
 
-def test_where_yama_is_on_root_starts_what_is_roots_as_itself(
-    bed: Bed, limited: Callable[[float], Cgroup], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Yama is not on everywhere; here its refusal is played, and what follows is real."""
-    if os.geteuid() or bed.prefix:
-        pytest.skip("no CPython 3.14 on this machine whose files are root's")
-    calls = []
-    call = remote._call
+# Yama is not on everywhere: its refusal is played, and what follows is real. Run by a Python that is root's alone.
+YAMA = """
+import subprocess, sys
+sys.path.insert(0, "/mnt")
+from blasenv.live import remote
+call, calls = remote._call, []
+def forbidden(*arguments, as_root=False):
+    calls.append(as_root)
+    return call(*arguments, as_root=True) if as_root else "error PermissionError: played"
+remote._call, remote._yama = forbidden, lambda: "1"
+child = subprocess.Popen([*sys.argv[2:], sys.executable, "-c", sys.argv[1], "100", "1"], stdin=-1, stdout=-1, text=True)
+target = remote.identify(int(child.stdout.readline()))
+request = dict(seconds=60, threads=1, cpus=2, cores=2, force=True, heed=True)
+print(target.user, [row["after"] for row in remote.heal(target, **request)], calls)
+remote.is_roots = lambda target: False
+try:
+    remote.heal(target, **request)
+except remote.Refused as refused:
+    print(calls, refused)
+child.kill()
+"""
 
-    def forbidden(*arguments: Any, as_root: bool = False) -> str:
-        calls.append(as_root)
-        return call(*arguments, as_root=True) if as_root else "error PermissionError: played"
 
-    monkeypatch.setattr(remote, "_call", forbidden)
-    monkeypatch.setattr(remote, "_yama", lambda: "1")
-    with running(limited(1).enter([*AS_NOBODY, *numpy_program(bed)])) as program:
-        target = remote.identify(program.pid)
-        request = {"threads": 1, "cpus": 2, "cores": 2, "force": False, "heed": True}
-        if remote.is_roots(target):
-            assert [row["after"] for row in remote.heal(target, seconds=LATER, **request)] == [1]
-            assert calls == [False, True]
-        else:
-            with pytest.raises(remote.Refused, match=r"kernel\.yama\.ptrace_scope is 1"):
-                remote.heal(target, seconds=LATER, **request)
-            assert calls == [False]
+def test_where_yama_is_on_root_starts_what_is_roots_as_itself(bed: Bed) -> None:
+    if not bed.prefix:
+        pytest.skip("no CPython 3.14 on this machine in a root directory of its own")
+    script = f'{PROC}; {TMP}; mount --bind "$1" "$0/mnt"; shift; {CHROOT}'
+    unshare = ["unshare", "--mount", "--propagation=private", "sh", "-c", script, str(bed.root), str(ROOT)]
+    done = run([*unshare, bed.python, "-B", "-c", YAMA, PROGRAM, *AS_NOBODY])
+    first, second = done.stdout.splitlines()
+    assert first == f"{NOBODY} [1] [False, True]"
+    assert second.startswith("[False, True, False] the kernel forbids it (kernel.yama.ptrace_scope is 1")
+    assert second.endswith("set that to 0 for the moment: sysctl kernel.yama.ptrace_scope=0")
 
 
 def test_watch_follows_a_limit(bed: Bed, limited: Callable[[float], Cgroup]) -> None:
