@@ -218,8 +218,6 @@ EXAMPLES: dict[str, Callable[[Place], list[Any]]] = {
     "doctor": lambda place: [place.document(["doctor"]), place.document(["doctor", "--strict", "hook"])],
     "doctor PID": looks_at_processes,
     "doctor --all": looks_at_all,
-    "doctor PID": lambda place: [place.document(["doctor", place.pid, "--seconds", "0.3"])],
-    "doctor --all": lambda place: [place.document(["doctor", "--all", "--seconds", "0.3"])],
     "heal": heals,
     "scan": lambda place: [
         place.document(["scan", place.venv.directory / "bin"]),
