@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ from conftest import ROOT, Cgroup, Venv, clean_environ, run
 
 import blasenv
 from blasenv.live import pools
+from blasenv.pythons.installed import STARTUP_FILES
 
 CPUS = len(os.sched_getaffinity(0))
 
@@ -344,12 +346,18 @@ def test_the_count_of_a_pool(
     assert pools.wanted(FakePool("OpenBLAS", before), before, threads, 16, dict(environ))[0] == expected
 
 
-def test_it_is_reached_from_the_package_and_costs_a_start_nothing(one_venv: Venv) -> None:
+def test_it_is_reached_from_the_package_and_costs_a_start_nothing(one_venv: Venv, tmp_path: Path) -> None:
     code = "import sys, blasenv\nfor _ in (1, 2):\n print('blasenv.live' in sys.modules)\n blasenv.refresh()"
     assert run([one_venv.python, "-c", code]).stdout == "False\nTrue\n"
     code = (
         "from blasenv import cpu_quota, follow, refresh; print(refresh.__name__, follow.__name__, cpu_quota.__name__)"
     )
     assert run([one_venv.python, "-c", code]).stdout == "refresh follow cpu_quota\n"
+    files = [ROOT / "blasenv" / name for name in STARTUP_FILES]
+    (tmp_path / "blasenv").mkdir()
+    for file in files:
+        shutil.copy(file, tmp_path / "blasenv")
+    code = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); import blasenv; print(hasattr(blasenv, 'refresh'))"
+    assert run([sys.executable, "-I", "-c", code]).stdout == "False\n"
     with pytest.raises(AttributeError, match="module 'blasenv' has no attribute 'nothing'"):
         blasenv.nothing  # noqa: B018
