@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable as Iterable, Iterator as Iterator, Mapping as Mapping, Sequence as Sequence
 
 from ._host import cpu_quota as cpu_quota
+from .live import follow as follow, refresh as refresh
 
 
 class Config:

@@ -2,8 +2,5 @@
 
 from __future__ import annotations
 
-from blasenv.live.following import Follower as Follower
-from blasenv.live.following import follow as follow
-from blasenv.live.refreshing import Change as Change
-from blasenv.live.refreshing import Refreshed as Refreshed
-from blasenv.live.refreshing import refresh as refresh
+from blasenv.live.following import Follower as Follower, follow as follow
+from blasenv.live.refreshing import Change as Change, Refreshed as Refreshed, refresh as refresh
