@@ -225,10 +225,11 @@ def _alone(target: Target) -> Iterator[None]:
     except OSError:
         raise Refused("it has ended") from None
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise Refused("somebody else is healing it at this moment") from None
         yield
-    except BlockingIOError:
-        raise Refused("somebody else is healing it at this moment") from None
     finally:
         os.close(fd)
 
