@@ -606,3 +606,15 @@ def test_a_place_that_others_could_exchange_is_not_taken(tmp_path: Path) -> None
                 remote._walk(root, name, {0, os.getuid()})
     finally:
         os.close(root)
+
+
+def test_doctor_names_it(bed: Bed, limited: Callable[[float], Cgroup]) -> None:
+    """The line of doctor's own output, typed, heals."""
+    environ = clean_environ(PYTHONPATH=str(ROOT))
+    group = limited(0.5)
+    for changes, named in (({}, ""), ({"OMP_NUM_THREADS": "2"}, "--threads 1 ")):
+        with running(group.enter(numpy_program(bed, 400)), **changes) as program:
+            said = run([*BLASENV, "doctor", str(program.pid)], status=1, environ=environ).stdout
+            assert f"Without a restart: blasenv heal {named}{program.pid}." in " ".join(said.split())
+            (case,) = heal(*named.split(), program.pid)
+            assert case["outcome"] == "healed", case

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from itertools import groupby
 
+from blasenv.live import remote
 from blasenv.machine.cgroup import Throttling, cpus_of, directory_of
 from blasenv.machine.pids import Pids, UserThreads
 from blasenv.machine.process import Lack, Process, Thread
@@ -233,7 +234,7 @@ def advice(process: Process, verdict: Verdict, started: Started) -> str:
     fits = verdict.fits or about.fitting
     variable = f"OMP_NUM_THREADS={fits}"
     told = " ".join(f"{name}={printable(value)}" for name, value in sorted(started.values.items()) if "OMP" in name)
-    sentences: list[str] = []
+    sentences = [_heal(about, verdict, fits)]
     for mend in mends:
         if mend == "share":
             sentences.append(_share(process, verdict, started))
@@ -270,6 +271,16 @@ def advice(process: Process, verdict: Verdict, started: Started) -> str:
             others = " ".join(str(one.pid) for one in process.neighbours if one.wants >= WORKS)
             sentences.append(_PLAIN[mend].format(pid=process.pid, children=children, others=others))
     return " ".join(text for text in sentences if text)
+
+
+def _heal(about: Process, verdict: Verdict, fits: int) -> str:
+    """The way without a restart, where the threads are a library's and the interpreter lets somebody in."""
+    if verdict.kind != "threads" or not about.libraries or not {"variable", "run", "lower"} & {*verdict.mends}:
+        return ""
+    if not remote.is_open(about.pid):
+        return ""
+    named = f"--threads {fits} " if "lower" in verdict.mends else ""  # what the user set stays otherwise
+    return f"Without a restart: blasenv heal {named}{about.pid}."
 
 
 def _or_else(mends: Sequence[str], started: Started, fits: int) -> str:
