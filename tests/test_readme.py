@@ -30,6 +30,7 @@ STANDS_FOR = {
     "./program": "/bin/true",
     "train.py": "{FILE}",
     "4711": "{PID}",
+    "8541": "{PID}",
     "PID": "{PID}",
     "DIR": "{DIR}",
     "--all": "--dry-run {PYTHON}",  # not on the machine of whoever runs the tests
