@@ -441,7 +441,7 @@ COVERED = Coverage(("hook",), "0.1.0", True, (), "")
         (
             Started(True, cover=COVERED, why="acted", values={"OMP_NUM_THREADS": "2"}, set={"OMP_NUM_THREADS": "2"}),
             ("code",),
-            "blasenv set OMP_NUM_THREADS=2, so its code asks for more",
+            "sets OMP_NUM_THREADS=2 under the limit of now. Either it started under a larger one",
         ),
     ],
 )

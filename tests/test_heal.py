@@ -608,6 +608,18 @@ def test_a_place_that_others_could_exchange_is_not_taken(tmp_path: Path) -> None
         os.close(root)
 
 
+def test_doctor_names_it_for_a_limit_that_was_larger(bed: Bed, limited: Callable[[float], Cgroup]) -> None:
+    """blasenv was in its Python, and set what fitted when it started: in-place resize, docker update."""
+    environ = clean_environ(PYTHONPATH=str(ROOT))
+    group = limited(0.5)
+    with running(group.enter(numpy_program(bed, 400)), OMP_NUM_THREADS="1") as program:
+        (case,) = heal("--threads", "2", program.pid)  # as it would have been under a limit of 2
+        assert case["outcome"] == "healed", case
+        said = " ".join(run([*BLASENV, "doctor", str(program.pid)], status=1, environ=environ).stdout.split())
+        assert "Threads: 2 " in said
+        assert f"blasenv heal --threads 1 {program.pid}" in said or f"blasenv heal {program.pid}" in said
+
+
 def test_doctor_names_it(bed: Bed, limited: Callable[[float], Cgroup]) -> None:
     """The line of doctor's own output, typed, heals."""
     environ = clean_environ(PYTHONPATH=str(ROOT))

@@ -250,11 +250,15 @@ def advice(process: Process, verdict: Verdict, started: Started) -> str:
                 mends[mends.index("variable")] = ""
                 sentences[-1] += f" (it sets {variable}; that variable alone does as well)."
         elif mend == "code":
-            by = "blasenv set" if started.set else "It was started with"
-            sentences.append(
-                f"{by} {told or variable}, so its code asks for more: look there for n_jobs, "
-                f"set_num_threads, threadpool_limits or os.environ, and take {fits}."
-            )
+            look = f"look there for n_jobs, set_num_threads, threadpool_limits or os.environ, and take {fits}."
+            if started.set:
+                # What was set in it can't be read; what would be set now can, and the limit may have changed since.
+                sentences.append(
+                    f"blasenv is in its Python, and sets {told or variable} under the limit of now. Either it started "
+                    f"under a larger one (in-place resize, docker update), or its code asks for more: {look}"
+                )
+            else:
+                sentences.append(f"It was started with {told or variable}, so its code asks for more: {look}")
         elif mend == "config":
             where = about.observation.config.path if about.observation and about.observation.config.path else ""
             setting = where or "BLASENV_THREADS"
@@ -275,7 +279,7 @@ def advice(process: Process, verdict: Verdict, started: Started) -> str:
 
 def _heal(about: Process, verdict: Verdict, fits: int) -> str:
     """The way without a restart, where the threads are a library's and the interpreter lets somebody in."""
-    if verdict.kind != "threads" or not about.libraries or not {"variable", "run", "lower"} & {*verdict.mends}:
+    if verdict.kind != "threads" or not about.libraries or not {"variable", "run", "lower", "code"} & {*verdict.mends}:
         return ""
     if not remote.is_open(about.pid):
         return ""
