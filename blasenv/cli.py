@@ -34,6 +34,7 @@ COMMANDS = (
     ("install", "blasenv.commands.install", "put the hook where pip cannot reach"),
     ("upgrade", "blasenv.commands.install", "bring installed hooks to this version"),
     ("uninstall", "blasenv.commands.install", "take installed hooks away"),
+    ("inject", "blasenv.commands.inject", "cover containers whose images nobody rebuilds"),
     ("limit", "blasenv.commands.limit", "run a command under a real CPU limit"),
     ("heal", "blasenv.commands.heal", "give a running process the threads that fit it"),
     ("bench", "blasenv.commands.bench", "measure thread counts, and what the hook costs"),

@@ -114,7 +114,8 @@ ALLOWED = {
     "machine": {"start-up", "_types", "errors"},
     "live": {"start-up", "_types", "errors", "machine"},
     "pythons": {"start-up", "_types", "errors", "output"},
-    "commands": {"start-up", "_types", "errors", "output", "machine", "pythons", "live"},
+    "inject": {"start-up", "_types", "errors", "output", "pythons"},
+    "commands": {"start-up", "_types", "errors", "output", "machine", "pythons", "live", "inject"},
     "cli": {"start-up", "errors"},
     "__main__": {"cli"},
 }

@@ -1,0 +1,1 @@
+"""What goes into containers from outside: the start-up code, never a number."""
