@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from blasenv.errors import Failure
 from blasenv.inject.contents import SUPPORTED, collect
-from blasenv.inject.export import DEFAULT, export, keep
+from blasenv.inject.export import DEFAULT, check_directory, export, keep
 from blasenv.output.text import paragraph, printable
 
 if TYPE_CHECKING:
@@ -50,11 +50,12 @@ def _export_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _export(args: argparse.Namespace) -> int:
-    contents = collect(args.python)
     directory = os.path.abspath(args.directory)
-    if args.add:
-        keep(contents, directory)
     try:
+        check_directory(directory)  # before the search for interpreters, which takes a while
+        contents = collect(args.python)
+        if args.add:
+            keep(contents, directory)
         export(contents, directory)
     except OSError as error:
         raise Failure(f"{printable(str(error.filename or directory))} cannot be written: {error.strerror}") from None

@@ -40,14 +40,19 @@ def read_manifest(directory: str) -> dict[str, str] | None:
     return None
 
 
-def export(contents: Contents, directory: str) -> None:
-    """Write ``contents``. Raises Failure for a directory that holds something else, OSError when it can't be done."""
-    old = read_manifest(directory)
+def check_directory(directory: str) -> None:
+    """Raise Failure for a directory that holds something else."""
     if os.path.lexists(directory) and not os.path.isdir(directory):
         raise Failure(f"{printable(directory)} is not a directory; name one that is empty or new")
-    os.makedirs(directory, exist_ok=True)
-    if old is None and os.listdir(directory):
+    if os.path.isdir(directory) and os.listdir(directory) and read_manifest(directory) is None:
         raise Failure(f"{printable(directory)} holds what is not blasenv's; name a directory that is empty or new")
+
+
+def export(contents: Contents, directory: str) -> None:
+    """Write ``contents``. Raises Failure for a directory that holds something else, OSError when it can't be done."""
+    check_directory(directory)
+    os.makedirs(directory, exist_ok=True)
+    old = read_manifest(directory)
     for name in sorted(old or (), key=lambda name: name != SITE):
         with suppress(FileNotFoundError):
             os.unlink(f"{directory}/{name}")

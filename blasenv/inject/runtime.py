@@ -1,0 +1,261 @@
+"""``blasenv-runtime``: an OCI runtime that adds blasenv's start-up code, and leaves the rest to the real one.
+
+    blasenv-runtime [--startup DIR] [--real-runtime PATH] ARGUMENTS OF THE REAL RUNTIME
+
+Docker, Podman, containerd and CRI-O start it in the place of runc or crun. When a container is
+made (``create``, ``run``), it edits the bundle's config.json: one bind mount, read-only, and its
+directory before what PYTHONPATH holds. Then it becomes the real runtime, with the same arguments.
+
+Whatever is wrong with that, the container is made as if this were not here, and one line goes
+to the runtime's log. No number is set: the start-up code decides inside, from the container's
+own cgroup.
+
+config.json: https://github.com/opencontainers/runtime-spec/blob/main/config.md
+The command line: https://github.com/opencontainers/runtime-tools/blob/master/docs/command-line-interface.md
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import stat
+import sys
+from typing import TYPE_CHECKING, Any
+
+from blasenv import ENABLED, RECEIPT
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+# As in contents and export, which import what each container's start would have to wait for; a test holds them equal.
+PLACE = "/.blasenv"
+STARTUP = "/usr/local/lib/blasenv"
+
+RUNTIMES = ("runc", "crun")
+ANNOTATION = "blasenv.inject"
+OFF = ("false", "0", "no", "off")
+# Options of runc, crun and youki before the command whose value may be the next word.
+VALUED = frozenset(
+    (
+        "--root",
+        "--log",
+        "--log-format",
+        "--log-level",
+        "--criu",
+        "--rootless",
+        "--cgroup-manager",
+        "--config",
+        "-r",
+        "-l",
+    )
+)
+# The commands of runc, crun, runsc and youki. A word before the first of these is the value of an option we don't know.
+COMMANDS = frozenset(
+    (
+        *("checkpoint", "create", "delete", "do", "events", "exec", "features", "help", "info", "init", "kill", "list"),
+        *("mounts", "pause", "ps", "restore", "resume", "run", "spec", "start", "state", "update", "wait"),
+    )
+)
+MAX_CONFIG = 64 << 20  # bytes
+
+
+class Problem(Exception):
+    """Why a container is made without blasenv."""
+
+
+def split_options(arguments: Sequence[str]) -> tuple[dict[str, str], list[str]]:
+    """Our own options, which come first, and the arguments of the real runtime."""
+    options = {"--startup": STARTUP, "--real-runtime": ""}
+    rest = list(arguments)
+    while rest:
+        name, equals, value = rest[0].partition("=")
+        if name not in options or not (equals or len(rest) > 1):
+            break
+        options[name] = value if equals else rest[1]
+        del rest[: 1 if equals else 2]
+    return options, rest
+
+
+def parse_arguments(arguments: Sequence[str]) -> tuple[str, dict[str, str]]:
+    """The command in the real runtime's arguments, "" if none, and the options that have a value.
+
+    Those before the command as they are known to have one, those behind it if they are followed by one.
+    """
+    options = {}
+    command = ""
+    words = iter(arguments)
+    for word in words:
+        name, equals, value = word.partition("=")
+        if not word.startswith("-"):
+            command = command or (word if word in COMMANDS else "")
+        elif equals:
+            options[name] = value
+        elif name in VALUED or (command and name in ("--bundle", "-b")):
+            options[name] = next(words, "")
+    return command, options
+
+
+def find_runtime(named: str) -> str:
+    """The real runtime: the one that was named, else the first of runc and crun on PATH. Raises Problem.
+
+    A program on PATH that is this one by another name is not it.
+    """
+    if "/" in named:
+        return named
+    own = os.path.realpath(sys.argv[0])
+    for name in [named] if named else RUNTIMES:
+        for directory in os.get_exec_path():
+            path = os.path.join(directory, name)
+            if os.access(path, os.X_OK) and os.path.isfile(path) and os.path.realpath(path) != own:
+                return path
+    raise Problem(f"{named or ' or '.join(RUNTIMES)}: not found")
+
+
+def wants(config: Any) -> bool:
+    """Whether the owner of a container has not said that blasenv is to stay out.
+
+    The annotation blasenv.inject with a value such as "false", or BLASENV_DISABLE in the environment.
+    """
+    annotation = (config.get("annotations") or {}).get(ANNOTATION, "")
+    disabled = [item[16:] for item in config["process"].get("env") or [] if item.startswith("BLASENV_DISABLE=")]
+    return annotation.strip().lower() not in OFF and not any(value not in ENABLED for value in disabled)
+
+
+def add_startup(config: Any, startup: str) -> bool:
+    """Put the mount of the directory ``startup`` and PYTHONPATH into a config.json; whether that changed it.
+
+    Raises Problem, or what an odd config leads to.
+    """
+    process = config["process"]
+    mounts = config.get("mounts") or []
+    env = process.get("env") or []
+    if not wants(config):
+        return False
+    others = [mount["destination"].rstrip("/") for mount in mounts]
+    if PLACE in others:
+        return False  # this one was here before
+    if "" in others:
+        raise Problem("something is mounted over /")
+    for number, item in enumerate(env):
+        name, _, value = item.partition("=")
+        if name == "PYTHONPATH":
+            # An empty element would be the working directory.
+            env[number] = f"PYTHONPATH={PLACE}:{value}" if value else f"PYTHONPATH={PLACE}"
+    if not any(item.startswith("PYTHONPATH=") for item in env):
+        env.append(f"PYTHONPATH={PLACE}")
+    process["env"] = env
+    options = ["bind", "ro", "nosuid", "nodev", "noexec"]
+    mounts.append({"destination": PLACE, "type": "bind", "source": startup, "options": options})
+    config["mounts"] = mounts
+    return True
+
+
+def check_root(config: Any, bundle: str) -> None:
+    """Raise Problem where the real runtime could not make the mount point."""
+    root = os.path.join(bundle, config["root"]["path"])
+    place = root.rstrip("/") + PLACE
+    try:
+        found = os.lstat(place)
+    except FileNotFoundError:
+        if os.path.isdir(root) and os.statvfs(root).f_flag & os.ST_RDONLY:
+            raise Problem(f"the image has no {PLACE}, and is on a read-only file system") from None
+    else:
+        if not stat.S_ISDIR(found.st_mode):
+            raise Problem(f"{PLACE} in the image is no directory")
+
+
+def edit_bundle(bundle: str, startup: str) -> None:
+    """Edit the config.json of a bundle, whole or not at all."""
+    path = os.path.join(bundle, "config.json")
+    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW), "rb") as file:
+        before = os.fstat(file.fileno())
+        if not stat.S_ISREG(before.st_mode):
+            raise Problem(f"{path} is no regular file")
+        contents = file.read(MAX_CONFIG + 1)
+    if len(contents) > MAX_CONFIG:
+        raise Problem(f"{path} is larger than {MAX_CONFIG} bytes")
+    config = json.loads(contents)
+    if not os.path.isfile(os.path.join(startup, "sitecustomize.py")):
+        raise Problem(f"{startup} has no start-up code; blasenv inject export {startup}")
+    if not add_startup(config, os.path.abspath(startup)):
+        return
+    check_root(config, bundle)
+    # What Python reads and Go would not (NaN) must not get in.
+    edited = json.dumps(config, ensure_ascii=True, allow_nan=False, separators=(",", ":")).encode()
+    new = f"{path}.blasenv-{os.getpid()}"
+    fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        with open(fd, "wb") as file:
+            file.write(edited)
+            os.fchmod(fd, stat.S_IMODE(before.st_mode))
+            if (before.st_uid, before.st_gid) != (os.geteuid(), os.getegid()):
+                os.fchown(fd, before.st_uid, before.st_gid)
+        os.replace(new, path)
+    except BaseException:
+        os.unlink(new)
+        raise
+
+
+def log(options: dict[str, str], text: str) -> None:
+    """Put one line into the log that the caller asked the real runtime to keep, or else on stderr."""
+    import time
+
+    path = options.get("--log") or options.get("-l", "")
+    text = "".join(char if char.isprintable() else "?" for char in f"blasenv: {text}")
+    if options.get("--log-format") == "json":
+        stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        text = json.dumps({"level": "warning", "msg": text, "time": stamp})
+    line = f"{text}\n".encode("utf-8", "backslashreplace")
+    try:
+        if path.startswith("/"):
+            flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NONBLOCK | os.O_CLOEXEC
+            fd = os.open(path, flags, 0o644)
+            os.write(fd, line)
+            os.close(fd)
+        else:
+            os.write(2, line)
+    except OSError:
+        pass  # a log that is full is no reason either
+
+
+def prepare(arguments: Sequence[str], startup: str) -> None:
+    """Do what is ours for one call of the runtime. Never raises an Exception."""
+    options: dict[str, str] = {}
+    try:
+        command, options = parse_arguments(arguments)
+        if command in ("create", "run"):
+            edit_bundle(options.get("--bundle") or options.get("-b") or ".", startup)
+    except Exception as error:  # noqa: BLE001  whatever it is, the container must start
+        said = str(error)
+        if not isinstance(error, (Problem, OSError)):
+            said = f"config.json is not as the OCI runtime specification says: {type(error).__name__}: {error}"
+        log(options, f"the container starts without it: {said}")
+
+
+def main() -> int:
+    """Become the real runtime. Returns 127 or 126, as a shell does, when there is none or it can't be started."""
+    options, arguments = split_options(sys.argv[1:])
+    real = options["--real-runtime"]
+    try:
+        real = find_runtime(real)
+        prepare(arguments, options["--startup"])
+        # As it came: the thread count that our own hook may have set for this process is not in os.environ.
+        environ = {name: value for name, value in os.environ.items() if name != RECEIPT}
+        # Python ignores these, and a program would inherit that, the container's own included.
+        for number in (signal.SIGPIPE, signal.SIGXFSZ):
+            signal.signal(number, signal.SIG_DFL)
+        os.execve(real, [real, *arguments], environ)  # noqa: S606  a shell has no business here
+    except Problem as problem:
+        print(f"blasenv-runtime: {problem}", file=sys.stderr)
+        return 127
+    except FileNotFoundError:
+        print(f"blasenv-runtime: {real}: not found", file=sys.stderr)
+        return 127
+    except OSError as error:
+        print(f"blasenv-runtime: {real}: {error.strerror}", file=sys.stderr)
+        return 126
+
+
+if __name__ == "__main__":
+    sys.exit(main())
