@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from process import install, output, run, stop_all
@@ -79,10 +79,15 @@ class Docker:
 
 
 @contextlib.contextmanager
-def docker(cache: Path) -> Iterator[Docker]:
-    """The user's daemon, or else a new one: private data root under ``cache``, no bridge, no iptables."""
+def docker(cache: Path, options: Sequence[str] = ()) -> Iterator[Docker]:
+    """The user's daemon, or else a new one: private data root under ``cache``, no bridge, no iptables.
+
+    With ``options`` for dockerd, a new one in any case.
+    """
     builder = {} if output(["sh", "-c", "docker buildx version"]).returncode == 0 else {"DOCKER_BUILDKIT": "0"}
-    answers = shutil.which("docker") and output(["docker", "info", "--format", "{{.ServerVersion}}"])
+    answers = (
+        None if options else shutil.which("docker") and output(["docker", "info", "--format", "{{.ServerVersion}}"])
+    )
     if answers and answers.returncode == 0 and answers.stdout.strip():
         users = Docker(builder, own=False)
         try:
@@ -110,7 +115,7 @@ def docker(cache: Path) -> Iterator[Docker]:
             # If it finds a system's containerd, it must not mistake that one's containers for its own.
             "--containerd-namespace", "blasenv", "--containerd-plugins-namespace", "blasenv-plugins",
             "--exec-opt", "native.cgroupdriver=cgroupfs", "--cgroup-parent", own.parent,
-            "--bridge=none", "--iptables=false", "--ip6tables=false",
+            "--bridge=none", "--iptables=false", "--ip6tables=false", *options,
         ]  # fmt: skip
         # In a session of its own, so that Ctrl-C reaches us alone, and the containers go first.
         with log.open("wb") as file, subprocess.Popen(command, stderr=file, start_new_session=True) as process:

@@ -191,7 +191,7 @@ def test_a_container_can_opt_out(made: dict[str, Any]) -> None:
 def test_a_config_without_lists() -> None:
     without: list[dict[str, Any]] = [{}, {"env": None}, {"env": []}]
     for empty in without:
-        made = {"process": {"args": ["x"], **empty}, "root": {"path": "/"}, "annotations": None}
+        made: Any = {"process": {"args": ["x"], **empty}, "root": {"path": "/"}, "annotations": None}
         assert add_startup(made, "/s")
         assert made["process"]["env"] == [f"PYTHONPATH={PLACE}"]
         assert made["mounts"] == [{**MOUNT, "source": "/s"}]

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 
 from blasenv.errors import Failure
 from blasenv.inject.contents import SUPPORTED, collect
+from blasenv.inject.engines import ENGINES, RUNTIME_CLASS, Settings, check, find_program, lines, wrapper
 from blasenv.inject.export import DEFAULT, check_directory, export, keep
-from blasenv.output.text import paragraph, printable
+from blasenv.output.text import paint, paragraph, print_json, printable, table
 
 if TYPE_CHECKING:
     from blasenv.inject.contents import Contents
@@ -20,12 +21,17 @@ if TYPE_CHECKING:
 def inject_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the actions of ``blasenv inject`` to its parser."""
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
-    for name, function, add, what in (
-        ("export", _export, _export_arguments, "write what a container needs into a directory"),
-    ):
-        action = actions.add_parser(name, help=what, description=f"{what[0].upper()}{what[1:]}.")
-        add(action)
-        action.set_defaults(act=function)
+
+    def add(name: str, what: str, act: Callable[[argparse.Namespace], int]) -> argparse.ArgumentParser:
+        action: argparse.ArgumentParser = actions.add_parser(
+            name, help=what, description=f"{what[0].upper()}{what[1:]}."
+        )
+        action.set_defaults(act=act)
+        return action
+
+    _export_arguments(add("export", "write what a container needs into a directory", _export))
+    for name, engine in ENGINES.items():
+        _engine_arguments(add(name, f"the configuration that makes {engine.title} inject it", _engine))
 
 
 def inject_command(args: argparse.Namespace) -> int:
@@ -62,6 +68,55 @@ def _export(args: argparse.Namespace) -> int:
     _tell(contents)
     print(f"{len(contents.files) + 1} files in {printable(directory)}")
     return 0
+
+
+def _engine_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--startup", default=DEFAULT, metavar="DIR", help="what was exported to (default: %(default)s)")
+    parser.add_argument("--real-runtime", default="", metavar="PATH", help="default: the first of runc, crun on PATH")
+    parser.add_argument("--check", action="store_true", help="print whether the configuration is in place")
+    parser.add_argument("--root", default="/", metavar="DIR", help="with --check: look below DIR, not /")
+    parser.add_argument("--json", action="store_true", help="with --check: print JSON")
+
+
+def _engine(args: argparse.Namespace) -> int:
+    engine = ENGINES[args.action]
+    settings = Settings(find_program(), args.startup, args.real_runtime)
+    if not args.check:
+        if args.json or args.root != "/":
+            raise Failure("--json and --root go with --check", 2)
+        _print_lines(args.action, settings)
+        return 0
+    if not os.path.isdir(args.root):
+        raise Failure(f"--root {args.root}: no such directory", 2)
+    checks = list(check(args.action, settings, args.root))
+    fine = all(one.fine is not False for one in checks)
+    if args.json:
+        fields = [{"name": x.name, "ok": x.fine, "text": x.text, "advice": x.advice or None} for x in checks]
+        print_json({"schema": 1, "engine": args.action, "ok": fine, "checks": fields})
+    else:
+        words = {True: paint("green", "ok"), False: paint("red", "no"), None: paint("dim", "?")}
+        print(table([], [(words[x.fine], x.name, "; ".join(filter(None, [x.text, x.advice]))) for x in checks]))
+        if fine:
+            print(f"{engine.title} gives blasenv to the containers that it makes from now on.")
+    return 0 if fine else 1
+
+
+def _print_lines(name: str, settings: Settings) -> None:
+    """The file's lines on stdout, and on stderr where they go and what else there is to do."""
+    engine = ENGINES[name]
+    told = [f"# for {engine.file}, beside what is there; then: {engine.apply}"]
+    if settings.options and not engine.options:
+        path = f"{os.path.dirname(settings.program)}/blasenv-runtime-here"
+        told.append(
+            f"# and, executable, as {path}: {engine.title} hands a runtime no options\n{wrapper(settings)}".rstrip()
+        )
+        settings = Settings(path)
+    if name == "docker":
+        told.append("# without default-runtime, a container asks for it: docker run --runtime blasenv")
+    if name in ("containerd", "crio"):
+        told.append(f"# for kubectl apply; pods ask for it with runtimeClassName: blasenv\n{RUNTIME_CLASS}".rstrip())
+    print("\n\n".join(told), file=sys.stderr)
+    print(lines(name, settings), end="")
 
 
 def _version(version: tuple[int, int]) -> str:
