@@ -20,10 +20,10 @@ print(
             "on the path": "/.blasenv" in sys.path,
             "PYTHONPATH": os.environ.get("PYTHONPATH"),
             "own": os.environ.get("OWN_SITECUSTOMIZE"),
-            "compiled": getattr(sys.modules.get("_blasenv_startup"), "__cached__", None),
+            "compiled": getattr(getattr(sys.modules.get("_blasenv_startup"), "__spec__", None), "cached", None),
             "read-only": bool(mounted) and "ro" in mounted[0][5].split(","),
             "uid": os.getuid(),
-            "python": "%d.%d" % sys.version_info[:2],
+            "python": "{}.{}".format(*sys.version_info),
         }
     )
 )

@@ -116,6 +116,7 @@ def test_the_real_runtime_starts_as_it_was_called(bench: Bench) -> None:
         ["--root", "create", "state", "x"],
         ["start", "create"],
         ["exec", "--process", "/p", "run"],
+        ["exec", "container-1", "sh", "-c", "create"],
         ["update", "-b"],
     ],
 )
@@ -314,3 +315,37 @@ def test_found_on_path_and_never_itself(bench: Bench, one_venv: Venv) -> None:
         done = run([name, "--startup", str(bench.startup), *bench.words()], status=9, environ=environ)
         assert done.stdout.splitlines() == bench.words()
     assert len(bench.read()["mounts"]) == 2
+
+
+@pytest.mark.parametrize("state", [{"state.json": "init_process_pid"}, {"status": "pid"}])
+def test_a_process_that_comes_later_gets_the_same(state: dict[str, str], bench: Bench) -> None:
+    root = bench.directory / "run"
+    (root / "container-1").mkdir(parents=True)
+    ((name, key),) = state.items()
+    file = bench.directory / "process.json"
+    words = ["--root", str(root), "exec", "--process", str(file), "--detach", "container-1"]
+
+    def env(init: int, **process: object) -> object:
+        (root / "container-1" / name).write_text(json.dumps({"id": "x", key: init}))
+        file.write_text(json.dumps({"args": ["x"], **process}))
+        assert bench.call(words).stdout.splitlines() == words
+        return json.loads(file.read_bytes()).get("env")
+
+    # This machine's root stands for that of a container without the mount.
+    assert env(os.getpid(), env=["A=1"]) == ["A=1"]
+    if os.geteuid():
+        pytest.skip("a root directory of its own for a process needs root")
+    Path(bench.bundle, "rootfs", PLACE[1:]).mkdir()
+    Path(bench.bundle, "rootfs", PLACE[1:], "sitecustomize.py").write_text("")
+    code = f"import os, sys; os.chroot({str(bench.bundle / 'rootfs')!r}); print(flush=True); sys.stdin.read()"
+    streams: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", code], **streams) as init:
+        assert init.stdout is not None
+        init.stdout.readline()
+        assert env(init.pid, env=["A=1"]) == ["A=1", f"PYTHONPATH={PLACE}"]
+        assert env(init.pid, env=["PYTHONPATH=/a"]) == [f"PYTHONPATH={PLACE}:/a"]
+        assert env(init.pid, env=[f"PYTHONPATH={PLACE}:/a"]) == [f"PYTHONPATH={PLACE}:/a"]
+        assert env(init.pid) == [f"PYTHONPATH={PLACE}"]
+        assert env(init.pid, env=[3]) == [3]
+        assert env(2**31, env=["A=1"]) == ["A=1"]
+        init.communicate()

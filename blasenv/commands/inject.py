@@ -4,18 +4,26 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from blasenv.errors import Failure
+from blasenv.inject import manifests
 from blasenv.inject.contents import SUPPORTED, collect
 from blasenv.inject.engines import ENGINES, RUNTIME_CLASS, Settings, check, find_program, lines, wrapper
-from blasenv.inject.export import DEFAULT, check_directory, export, keep
+from blasenv.inject.export import DEFAULT, check_directory, export, keep, read_exported
+from blasenv.inject.runtime import ANNOTATION
 from blasenv.output.text import paint, paragraph, print_json, printable, table
 
 if TYPE_CHECKING:
     from blasenv.inject.contents import Contents
+
+NAMESPACE = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", re.ASCII)  # RFC 1123, as Kubernetes asks
+LABEL = re.compile(
+    r"([a-z0-9.-]{1,253}/)?[A-Za-z0-9]([\w.-]{0,61}[A-Za-z0-9])?=[A-Za-z0-9]([\w.-]{0,61}[A-Za-z0-9])?", re.ASCII
+)
 
 
 def inject_arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,6 +40,7 @@ def inject_arguments(parser: argparse.ArgumentParser) -> None:
     _export_arguments(add("export", "write what a container needs into a directory", _export))
     for name, engine in ENGINES.items():
         _engine_arguments(add(name, f"the configuration that makes {engine.title} inject it", _engine))
+    _k8s_arguments(add("k8s", "manifests for a cluster whose nodes nobody may touch", _k8s))
 
 
 def inject_command(args: argparse.Namespace) -> int:
@@ -117,6 +126,52 @@ def _print_lines(name: str, settings: Settings) -> None:
         told.append(f"# for kubectl apply; pods ask for it with runtimeClassName: blasenv\n{RUNTIME_CLASS}".rstrip())
     print("\n\n".join(told), file=sys.stderr)
     print(lines(name, settings), end="")
+
+
+def _k8s_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--namespace", action="append", metavar="NAME", help="where the pods are (may be repeated; default: default)"
+    )
+    parser.add_argument(
+        "--label", type=_label, metavar="KEY=VALUE",
+        help="pods with this label opt in (default: all in namespaces with blasenv.inject=true)",
+    )  # fmt: skip
+    parser.add_argument("--config", metavar="FILE", help="a blasenv.toml for them")
+    parser.add_argument("--kyverno", action="store_true", help="a policy for Kyverno, where Kubernetes is before 1.36")
+    parser.add_argument("--from", dest="directory", metavar="DIR", help="the files that were exported to DIR")
+    _python_argument(parser)
+
+
+def _label(text: str) -> str:
+    if not LABEL.fullmatch(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no label; write KEY=VALUE")
+    return text
+
+
+def _k8s(args: argparse.Namespace) -> int:
+    namespaces = args.namespace or ["default"]
+    for namespace in namespaces:
+        if not NAMESPACE.fullmatch(namespace):
+            raise Failure(f"--namespace {namespace!r} is not the name of a namespace", 2)
+    extra = {manifests.CONFIG: manifests.read_toml(args.config)} if args.config else {}
+    if args.directory:
+        files = read_exported(args.directory)
+    else:
+        contents = collect(args.python)
+        files = contents.files
+        _tell(contents)
+    files = {**files, **extra}
+    documents = [manifests.config_map(files, namespace) for namespace in namespaces]
+    documents += manifests.policy(files, args.label or "", kyverno=args.kyverno)
+    print("---\n".join(manifests.yaml(document) + "\n" for document in documents), end="")
+    told = ["blasenv inject k8s | kubectl apply --server-side -f -"]
+    told += [f"kubectl label namespace {name} {ANNOTATION}=true" for name in namespaces if not args.label]
+    told.append(
+        "An image's own PYTHONPATH is not in the pod, and a policy cannot keep it: for images that have one, "
+        "blasenv inject containerd (or crio) and its RuntimeClass."
+    )
+    print("\n".join(f"# {line}" for line in told), file=sys.stderr)
+    return 0
 
 
 def _version(version: tuple[int, int]) -> str:

@@ -114,3 +114,11 @@ def damage(directory: str) -> str:
         if files.get(name) != digest(code):
             return f"{printable(directory)} is of another version than this blasenv: {again}"
     return ""
+
+
+def read_exported(directory: str) -> dict[str, bytes]:
+    """The files of an exported directory. Raises Failure unless it is whole and of this version."""
+    wrong = damage(directory)
+    if wrong:
+        raise Failure(wrong)
+    return {name: read_file(f"{directory}/{name}") or b"" for name in read_manifest(directory) or {}}

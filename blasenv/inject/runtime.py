@@ -4,7 +4,9 @@
 
 Docker, Podman, containerd and CRI-O start it in the place of runc or crun. When a container is
 made (``create``, ``run``), it edits the bundle's config.json: one bind mount, read-only, and its
-directory before what PYTHONPATH holds. Then it becomes the real runtime, with the same arguments.
+directory before what PYTHONPATH holds. A process that is started later in a container that has the
+mount (``exec``) gets the same PYTHONPATH: the engines make its environment from what they know,
+not from config.json. Then it becomes the real runtime, with the same arguments.
 
 Whatever is wrong with that, the container is made as if this were not here, and one line goes
 to the runtime's log. No number is set: the start-up code decides inside, from the container's
@@ -33,6 +35,7 @@ PLACE = "/.blasenv"
 STARTUP = "/usr/local/lib/blasenv"
 
 RUNTIMES = ("runc", "crun")
+DEFAULT_ROOT = "/run/runc"  # where runc, for root, keeps its containers
 ANNOTATION = "blasenv.inject"
 OFF = ("false", "0", "no", "off")
 # Options of runc, crun and youki before the command whose value may be the next word.
@@ -57,6 +60,7 @@ COMMANDS = frozenset(
         *("mounts", "pause", "ps", "restore", "resume", "run", "spec", "start", "state", "update", "wait"),
     )
 )
+FILES = ("--bundle", "-b", "--process", "-p")  # behind the command
 MAX_CONFIG = 64 << 20  # bytes
 
 
@@ -91,7 +95,7 @@ def parse_arguments(arguments: Sequence[str]) -> tuple[str, dict[str, str]]:
             command = command or (word if word in COMMANDS else "")
         elif equals:
             options[name] = value
-        elif name in VALUED or (command and name in ("--bundle", "-b")):
+        elif name in VALUED or (command and name in FILES):
             options[name] = next(words, "")
     return command, options
 
@@ -122,6 +126,17 @@ def wants(config: Any) -> bool:
     return annotation.strip().lower() not in OFF and not any(value not in ENABLED for value in disabled)
 
 
+def prepend(env: list[str]) -> None:
+    """Put our directory before what PYTHONPATH holds in the list of variables of a process."""
+    for number, item in enumerate(env):
+        name, _, value = item.partition("=")
+        if name == "PYTHONPATH" and PLACE not in value.split(":"):
+            # An empty element would be the working directory.
+            env[number] = f"PYTHONPATH={PLACE}:{value}" if value else f"PYTHONPATH={PLACE}"
+    if not any(item.startswith("PYTHONPATH=") for item in env):
+        env.append(f"PYTHONPATH={PLACE}")
+
+
 def add_startup(config: Any, startup: str) -> bool:
     """Put the mount of the directory ``startup`` and PYTHONPATH into a config.json; whether that changed it.
 
@@ -137,13 +152,7 @@ def add_startup(config: Any, startup: str) -> bool:
         return False  # this one was here before
     if "" in others:
         raise Problem("something is mounted over /")
-    for number, item in enumerate(env):
-        name, _, value = item.partition("=")
-        if name == "PYTHONPATH":
-            # An empty element would be the working directory.
-            env[number] = f"PYTHONPATH={PLACE}:{value}" if value else f"PYTHONPATH={PLACE}"
-    if not any(item.startswith("PYTHONPATH=") for item in env):
-        env.append(f"PYTHONPATH={PLACE}")
+    prepend(env)
     process["env"] = env
     options = ["bind", "ro", "nosuid", "nodev", "noexec"]
     mounts.append({"destination": PLACE, "type": "bind", "source": startup, "options": options})
@@ -166,31 +175,59 @@ def check_root(config: Any, bundle: str) -> None:
 
 
 def edit_bundle(bundle: str, startup: str) -> None:
-    """Edit the config.json of a bundle, whole or not at all."""
+    """Edit the config.json of a bundle."""
     path = os.path.join(bundle, "config.json")
+    config, before = read_document(path)
+    if not os.path.isfile(os.path.join(startup, "sitecustomize.py")):
+        raise Problem(f"{startup} has no start-up code; blasenv inject export {startup}")
+    if add_startup(config, os.path.abspath(startup)):
+        check_root(config, bundle)
+        write_document(path, config, before)
+
+
+def edit_process(path: str, root: str, container: str) -> None:
+    """Edit the file that describes a process to start in a running container, where that has the mount.
+
+    ``root`` is the directory where the real runtime keeps what it knows of its containers.
+    """
+    pid = None
+    for name, key in (("state.json", "init_process_pid"), ("status", "pid")):  # runc's, crun's
+        file = os.path.join(root, container, name)
+        if os.path.isfile(file):
+            pid = read_document(file)[0][key]
+    if isinstance(pid, int) and os.path.isfile(f"/proc/{pid}/root{PLACE}/sitecustomize.py"):
+        process, before = read_document(path)
+        env = process.setdefault("env", [])
+        if not all(isinstance(item, str) for item in env):
+            raise Problem(f"{path} has an odd environment")
+        prepend(env)
+        write_document(path, process, before)
+
+
+def read_document(path: str) -> tuple[Any, os.stat_result]:
+    """A JSON document and the state of its file. Raises Problem, OSError, or what is wrong with the JSON."""
     with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW), "rb") as file:
-        before = os.fstat(file.fileno())
-        if not stat.S_ISREG(before.st_mode):
+        state = os.fstat(file.fileno())
+        if not stat.S_ISREG(state.st_mode):
             raise Problem(f"{path} is no regular file")
         contents = file.read(MAX_CONFIG + 1)
     if len(contents) > MAX_CONFIG:
         raise Problem(f"{path} is larger than {MAX_CONFIG} bytes")
-    config = json.loads(contents)
-    if not os.path.isfile(os.path.join(startup, "sitecustomize.py")):
-        raise Problem(f"{startup} has no start-up code; blasenv inject export {startup}")
-    if not add_startup(config, os.path.abspath(startup)):
-        return
-    check_root(config, bundle)
+    return json.loads(contents), state
+
+
+def write_document(path: str, document: Any, state: os.stat_result) -> None:
+    """Replace a JSON document, whole or not at all, by one with the same owner and mode."""
     # What Python reads and Go would not (NaN) must not get in.
-    edited = json.dumps(config, ensure_ascii=True, allow_nan=False, separators=(",", ":")).encode()
+    edited = json.dumps(document, ensure_ascii=True, allow_nan=False, separators=(",", ":")).encode()
     new = f"{path}.blasenv-{os.getpid()}"
     fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
         with open(fd, "wb") as file:
             file.write(edited)
-            os.fchmod(fd, stat.S_IMODE(before.st_mode))
-            if (before.st_uid, before.st_gid) != (os.geteuid(), os.getegid()):
-                os.fchown(fd, before.st_uid, before.st_gid)
+            os.fchmod(fd, stat.S_IMODE(state.st_mode))
+            if (state.st_uid, state.st_gid) != (os.geteuid(), os.getegid()):
+                os.fchown(fd, state.st_uid, state.st_gid)
         os.replace(new, path)
     except BaseException:
         os.unlink(new)
@@ -226,6 +263,10 @@ def prepare(arguments: Sequence[str], startup: str) -> None:
         command, options = parse_arguments(arguments)
         if command in ("create", "run"):
             edit_bundle(options.get("--bundle") or options.get("-b") or ".", startup)
+        process = options.get("--process") or options.get("-p")
+        if command == "exec" and process:
+            # With the process in a file, the container is the last word.
+            edit_process(process, options.get("--root") or options.get("-r") or DEFAULT_ROOT, arguments[-1])
     except Exception as error:  # noqa: BLE001  whatever it is, the container must start
         said = str(error)
         if not isinstance(error, (Problem, OSError)):
