@@ -72,6 +72,9 @@ def measure(python: str, directory: Path) -> list[tuple[str, int, int]]:
     shutil.rmtree(package / "__pycache__")
     rows.append(("without byte code", count(inside, PYTHONDONTWRITEBYTECODE="1"), line))
     hook.unlink()
+    exported = directory / "exported"
+    subprocess.run([sys.executable, "-m", "blasenv", "inject", "export", exported], check=True, cwd=ROOT)
+    rows.append(("injected, over a bare start", count(inside, PYTHONPATH=str(exported)), bare))
     package.rename(packages / "_blasenv_startup")
     shutil.copy(ROOT / "sitecustomize_template" / "sitecustomize.py", packages)
     rows.append(("as sitecustomize, over a bare start", count(inside), bare))

@@ -223,6 +223,10 @@ EXAMPLES: dict[str, Callable[[Place], list[Any]]] = {
         place.document(["scan", place.venv.directory / "bin"]),
         place.document(["scan", "--root", image_with_a_product(place.directory / "image")]),
     ],
+    "inject docker --check": lambda place: [place.document(["inject", "docker", "--check"])],
+    "inject podman --check": lambda place: [place.document(["inject", "podman", "--check"])],
+    "inject containerd --check": lambda place: [place.document(["inject", "containerd", "--check"])],
+    "inject crio --check": lambda place: [place.document(["inject", "crio", "--check"])],
     "bench": lambda place: [
         place.document(["bench", "--seconds", "2", "--rounds", rounds, "--threads", "1", "--", "true"])
         for rounds in (1, 3)

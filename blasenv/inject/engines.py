@@ -175,8 +175,8 @@ def check(name: str, settings: Settings, root: str = "/") -> Iterator[Check]:
         "startup", not wrong, wrong or f"{printable(startup)} has this version's code", wrong.partition(": ")[2]
     )
     real = _value(words, "--real-runtime")
-    paths = [real] if real else [path for path in map(shutil.which, RUNTIMES) if path]
-    there = [path for path in paths if os.access(path if not real else root + path, os.X_OK)]
+    paths = [real] if real else [f"{place}/{one}" for one in RUNTIMES for place in os.get_exec_path()]
+    there = [path for path in paths if os.access(root + path, os.X_OK)]
     text = f"{printable(there[0])} is started" if there else f"{printable(real or ' or '.join(RUNTIMES))} is not there"
     yield Check("real-runtime", bool(there), text, "" if there else "name one with --real-runtime PATH")
     if name == "docker" and not root:

@@ -27,7 +27,7 @@ MOST = 1 << 20  # bytes of a ConfigMap: https://kubernetes.io/docs/concepts/conf
 CONFIG = "blasenv.toml"
 CONTAINERS = ("containers", "initContainers")  # sidecars are init containers that keep running
 COUNT = 256
-"""A PYTHONPATH behind so many variables is not found, and that pod starts as it was."""
+"""A PYTHONPATH behind so many variables is not found, and stays as it is."""
 
 
 def read_toml(path: str) -> bytes:
@@ -121,7 +121,7 @@ def prepend_expression(kind: str) -> str:
     value = f"C.env[{last}].value"
     path = f'"/spec/{kind}/" + string(i) + "/env/" + string({last}) + "/value"'
     joined = f'(has({value}) && {value} != "" ? "{PLACE}:" + {value} : "{PLACE}")'
-    named = 'has(C.env) && C.env.exists(v, v.name == "PYTHONPATH")'
+    named = f"has(C.env) && size({places}) > 0"
     return _each(kind, f"({OURS}) && {named} && !({DONE})", _patch(path, joined))
 
 
