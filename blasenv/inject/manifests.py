@@ -121,7 +121,7 @@ def prepend_expression(kind: str) -> str:
     value = f"C.env[{last}].value"
     path = f'"/spec/{kind}/" + string(i) + "/env/" + string({last}) + "/value"'
     joined = f'(has({value}) && {value} != "" ? "{PLACE}:" + {value} : "{PLACE}")'
-    named = f"has(C.env) && size({places}) > 0"
+    named = f"(has(C.env) ? size({places}) > 0 : false)"
     return _each(kind, f"({OURS}) && {named} && !({DONE})", _patch(path, joined))
 
 
