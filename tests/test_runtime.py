@@ -118,6 +118,8 @@ def test_the_real_runtime_starts_as_it_was_called(bench: Bench) -> None:
         ["exec", "--process", "/p", "run"],
         ["exec", "container-1", "sh", "-c", "create"],
         ["update", "-b"],
+        ["exec", "--process", "/etc/hostname", "../.."],
+        ["delete", "a container; $(id)\x1b[31m"],
     ],
 )
 def test_all_else_goes_through(words: list[str], bench: Bench) -> None:

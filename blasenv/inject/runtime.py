@@ -191,6 +191,8 @@ def edit_process(path: str, root: str, container: str) -> None:
     ``root`` is the directory where the real runtime keeps what it knows of its containers.
     """
     pid = None
+    if "/" in container:
+        return  # no name of a container; the real runtime says so
     for name, key in (("state.json", "init_process_pid"), ("status", "pid")):  # runc's, crun's
         file = os.path.join(root, container, name)
         if os.path.isfile(file):
