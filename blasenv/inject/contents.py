@@ -106,7 +106,7 @@ def collect(pythons: Iterable[str] | None = None) -> Contents:
     contents = Contents()
     plain = sources()
     named = [_named(python) for python in pythons or ()]
-    found = [one for one in find().interpreters if not one.is_venv and not one.unsupported]
+    found = [one for one in find().interpreters if not (one.is_venv or one.unsupported or one.owner)]
     problems = []
     with tempfile.TemporaryDirectory(prefix="blasenv-") as directory:
         for name, code in plain.items():
