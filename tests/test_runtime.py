@@ -10,12 +10,15 @@ import os
 import stat
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 from conftest import Venv, clean_environ, run
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from blasenv.inject import contents, export, runtime
 from blasenv.inject.runtime import PLACE, add_startup, parse_arguments, split_options
@@ -181,6 +184,8 @@ def test_what_the_image_and_the_user_set_stays(env: list[str], after: list[str])
         config("BLASENV_DISABLE=yes", "X=1"),
         config(annotations={"blasenv.inject": "false"}),
         config(annotations={"blasenv.inject": " No ", "other": "x"}),
+        config(annotations={"io.kubernetes.cri.container-type": "sandbox"}),
+        config(annotations={"io.kubernetes.cri-o.ContainerType": "sandbox"}),
         config(mounts=[{"destination": f"{PLACE}/", "type": "tmpfs"}]),
     ],
 )
@@ -231,6 +236,45 @@ def test_an_odd_bundle_is_left_alone_and_one_line_says_so(name: str, bench: Benc
     entry = json.loads(line)
     assert entry["level"] == "warning"
     assert entry["msg"].startswith("blasenv: the container starts without it: ")
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda below: st.lists(below, max_size=4) | st.dictionaries(st.text(), below, max_size=4),
+    max_leaves=6,
+)
+
+
+@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    st.fixed_dictionaries(
+        {},
+        optional={
+            "process": JSON | st.fixed_dictionaries({}, optional={"env": JSON | st.lists(st.text())}),
+            "mounts": JSON | st.lists(st.fixed_dictionaries({"destination": st.text()})),
+            "annotations": JSON | st.dictionaries(st.text(), st.text()),
+            "root": JSON | st.fixed_dictionaries({"path": st.text()}),
+            "x": JSON,
+        },
+    )
+)
+def test_whatever_it_holds_it_is_edited_rightly_or_left(document: dict[str, Any]) -> None:
+    with tempfile.TemporaryDirectory() as directory:
+        made = Bench(Path(directory))
+        made.write(document)
+        before = made.bundle.joinpath("config.json").read_bytes()
+        runtime.prepare(made.words(), str(made.startup))
+        after = made.bundle.joinpath("config.json").read_bytes()
+        assert sorted(os.listdir(made.bundle)) == ["config.json", "rootfs"]
+        if after != before:
+            edited = json.loads(after)
+            assert edited["mounts"].pop() == {**MOUNT, "source": str(made.startup)}
+            assert edited["mounts"] == (document.get("mounts") or [])
+            assert any(item.startswith(f"PYTHONPATH={PLACE}") for item in edited["process"]["env"])
+            for found in (edited, document):
+                found["process"].pop("env", None)
+                found.pop("mounts", None)
+            assert edited == document
 
 
 def no_config(bench: Bench) -> None:

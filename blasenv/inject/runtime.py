@@ -37,6 +37,8 @@ STARTUP = "/usr/local/lib/blasenv"
 RUNTIMES = ("runc", "crun")
 DEFAULT_ROOT = "/run/runc"  # where runc, for root, keeps its containers
 ANNOTATION = "blasenv.inject"
+# Where containerd and CRI-O say what a container is to its pod: "sandbox", or "container".
+KINDS = ("io.kubernetes.cri.container-type", "io.kubernetes.cri-o.ContainerType")
 OFF = ("false", "0", "no", "off")
 # Options of runc, crun and youki before the command whose value may be the next word.
 VALUED = frozenset(
@@ -117,11 +119,15 @@ def find_runtime(named: str) -> str:
 
 
 def wants(config: Any) -> bool:
-    """Whether the owner of a container has not said that blasenv is to stay out.
+    """Whether it is a container for programs whose owner has not said that blasenv is to stay out.
 
-    The annotation blasenv.inject with a value such as "false", or BLASENV_DISABLE in the environment.
+    The annotation blasenv.inject with a value such as "false", or BLASENV_DISABLE in the environment. A pod's
+    sandbox holds its namespaces and nothing else.
     """
-    annotation = (config.get("annotations") or {}).get(ANNOTATION, "")
+    annotations = config.get("annotations") or {}
+    if "sandbox" in [annotations.get(name) for name in KINDS]:
+        return False
+    annotation = annotations.get(ANNOTATION, "")
     disabled = [item[16:] for item in config["process"].get("env") or [] if item.startswith("BLASENV_DISABLE=")]
     return annotation.strip().lower() not in OFF and not any(value not in ENABLED for value in disabled)
 
