@@ -148,7 +148,7 @@ def check(name: str, settings: Settings, root: str = "/") -> Iterator[Check]:
     root = root.rstrip("/")
     again = f"blasenv inject {name} prints the lines"
     runtime = options = None
-    place = "/".join(engine.reads[:1])
+    place = engine.file
     read = []
     for file in (file for pattern in engine.reads for file in sorted(glob.glob(root + pattern))):
         place = file[len(root) :]

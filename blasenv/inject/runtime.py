@@ -41,20 +41,7 @@ ANNOTATION = "blasenv.inject"
 KINDS = ("io.kubernetes.cri.container-type", "io.kubernetes.cri-o.ContainerType")
 OFF = ("false", "0", "no", "off")
 # Options of runc, crun and youki before the command whose value may be the next word.
-VALUED = frozenset(
-    (
-        "--root",
-        "--log",
-        "--log-format",
-        "--log-level",
-        "--criu",
-        "--rootless",
-        "--cgroup-manager",
-        "--config",
-        "-r",
-        "-l",
-    )
-)
+VALUED = ("--root", "--log", "--log-format", "--log-level", "--criu", "--rootless", "--cgroup-manager", "-r", "-l")
 # The commands of runc, crun, runsc and youki. A word before the first of these is the value of an option we don't know.
 COMMANDS = frozenset(
     (
