@@ -17,8 +17,7 @@ from typing import Any
 
 import pytest
 from conftest import Venv, clean_environ, run
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, given, settings, strategies as st
 
 from blasenv.inject import contents, export, runtime
 from blasenv.inject.runtime import PLACE, add_startup, parse_arguments, split_options
