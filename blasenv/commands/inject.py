@@ -122,6 +122,8 @@ def _print_lines(name: str, settings: Settings) -> None:
         settings = Settings(path)
     if name == "docker":
         told.append("# without default-runtime, a container asks for it: docker run --runtime blasenv")
+    if name == "containerd":
+        told.append("# SystemdCgroup as it is for your runc; a node has one driver")
     if name in ("containerd", "crio"):
         told.append(f"# for kubectl apply; pods ask for it with runtimeClassName: blasenv\n{RUNTIME_CLASS}".rstrip())
     print("\n\n".join(told), file=sys.stderr)
