@@ -18,17 +18,18 @@ The command line: https://github.com/opencontainers/runtime-tools/blob/master/do
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import stat
 import sys
-from typing import TYPE_CHECKING, Any
 
 from blasenv import ENABLED, RECEIPT
 
+# Engines call a runtime several times for each container: what most calls don't need is imported where it is used.
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from typing import Any
 
 # As in contents and export, which import what each container's start would have to wait for; a test holds them equal.
 PLACE = "/.blasenv"
@@ -208,11 +209,15 @@ def read_document(path: str) -> tuple[Any, os.stat_result]:
         contents = file.read(MAX_CONFIG + 1)
     if len(contents) > MAX_CONFIG:
         raise Problem(f"{path} is larger than {MAX_CONFIG} bytes")
+    import json
+
     return json.loads(contents), state
 
 
 def write_document(path: str, document: Any, state: os.stat_result) -> None:
     """Replace a JSON document, whole or not at all, by one with the same owner and mode."""
+    import json
+
     # What Python reads and Go would not (NaN) must not get in.
     edited = json.dumps(document, ensure_ascii=True, allow_nan=False, separators=(",", ":")).encode()
     new = f"{path}.blasenv-{os.getpid()}"
@@ -231,6 +236,7 @@ def write_document(path: str, document: Any, state: os.stat_result) -> None:
 
 def log(options: dict[str, str], text: str) -> None:
     """Put one line into the log that the caller asked the real runtime to keep, or else on stderr."""
+    import json
     import time
 
     path = options.get("--log") or options.get("-l", "")
