@@ -24,11 +24,11 @@ def program(expression: str) -> Any:
 
 def evaluate(expression: str, pod: Mapping[str, Any], numbers: int) -> Any:
     """The value of an expression for a pod; the policy's list of numbers has so many."""
-    import celpy
+    from celpy.adapter import CELJSONEncoder, json_to_cel
 
-    variables = celpy.json_to_cel({"numbers": list(range(numbers))})
-    value = program(expression).evaluate({"object": celpy.json_to_cel(pod), "variables": variables})
-    return json.loads(json.dumps(value, cls=celpy.CELJSONEncoder))
+    variables = json_to_cel({"numbers": list(range(numbers))})
+    value = program(expression).evaluate({"object": json_to_cel(dict(pod)), "variables": variables})
+    return json.loads(json.dumps(value, cls=CELJSONEncoder))
 
 
 def patch(document: Any, operation: Mapping[str, Any]) -> None:
