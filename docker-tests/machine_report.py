@@ -92,14 +92,7 @@ values each; SciPy's OpenBLAS starts as many threads as NumPy's, less the main t
 
 {sweep}
 
-## Programs with workers, under a quota of {quota}
-
-{servers}
-
-Processes with the parent. `gunicorn` computes in each worker; by default, `celery` and `Pool()` start one for each CPU
-that they see, and with `cpu_count = true` one for each that is allotted.
-
-## What the doctor says
+{servers}## What the doctor says
 
 A program that never heard of blasenv is at work there, and this is asked from outside:
 
@@ -113,6 +106,27 @@ $ blasenv doctor PID
 Numbers are CPUs of quota, from the outermost cgroup to the one of the process.
 
 {decisions}
+"""
+
+
+def _servers(seen_by_name: Mapping[str, Sequence[Seen]]) -> str:
+    """The section about programs with workers, where they were measured."""
+    rows = [
+        (server.name, VARIANTS[server.variant], seen["processes"], sum(seen["threads"]))
+        for server in SERVERS
+        for seen in seen_by_name.get(f"{server.name}, {server.variant}", [])
+    ]
+    if not rows:
+        return ""
+    table = _table(("program", "what is set", "processes", "threads"), rows)
+    return f"""\
+## Programs with workers, under a quota of {QUOTA}
+
+{table}
+
+Processes with the parent. `gunicorn` computes in each worker; by default, `celery` and `Pool()` start one for each CPU
+that they see, and with `cpu_count = true` one for each that is allotted.
+
 """
 
 
@@ -143,14 +157,7 @@ def render_page(results: Sequence[Result]) -> str:
             ("`OMP_NUM_THREADS`", "throttled periods", "standing still"),
             [(threads, *_throttled(sweep[str(threads)])) for threads in SWEEP],
         ),
-        servers=_table(
-            ("program", "what is set", "processes", "threads"),
-            [
-                (server.name, VARIANTS[server.variant], seen["processes"], sum(seen["threads"]))
-                for server in SERVERS
-                for seen in group(results, "server")[f"{server.name}, {server.variant}"]
-            ],
-        ),
+        servers=_servers(group(results, "server")),
         doctor=group(results, "command")["doctor PID"][0]["stdout"].rstrip(),
         decisions=_table(
             ("where Python starts", "rule", "`OMP_NUM_THREADS`", "NumPy's threads"),
