@@ -6,6 +6,7 @@ mount -t proc proc /proc
 mount -t sysfs sysfs /sys
 mount -t devtmpfs devtmpfs /dev
 mount -t tmpfs tmpfs /tmp
+mkdir /dev/shm && mount -t tmpfs tmpfs /dev/shm # multiprocessing keeps its semaphores there
 mount -t cgroup2 cgroup2 /sys/fs/cgroup
 echo '+cpu +cpuset' >/sys/fs/cgroup/cgroup.subtree_control
 
