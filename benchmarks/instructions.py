@@ -62,7 +62,11 @@ def measure(python: str, directory: Path) -> list[tuple[str, int, int]]:
     package = packages / "blasenv"
     cases = {
         "blasenv": {},
-        "a child of one": {"OMP_NUM_THREADS": "1", "BLASENV_SET": "OMP_NUM_THREADS=1"},
+        "a child of one": {
+            "OMP_NUM_THREADS": "1",
+            "BLASENV_SET": "OMP_NUM_THREADS=1",
+            "BLASENV_MARK": "OMP_NUM_THREADS=1",
+        },
         "when you set `OMP_NUM_THREADS`": {"OMP_NUM_THREADS": "1"},
         "with a configuration file": {"BLASENV_CONFIG": str(config)},
         "`BLASENV_DISABLE=1`": {"BLASENV_DISABLE": "1"},

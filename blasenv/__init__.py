@@ -171,9 +171,8 @@ def read_config(
     elif argv and program in ("", "-m", "-c"):
         words = getattr(sys, "orig_argv", None)
         if not words:  # before Python 3.10, and inside of uWSGI and Apache
-            words = os.fsdecode(read_file("/proc/self/cmdline", MAX_FILE, True)[0]).split("\0")
-            config.server = words[:-1]
-        elif any([f" {word} " in SERVERS or word.startswith(WORKERS) for word in words]):
+            words = os.fsdecode(read_file("/proc/self/cmdline", MAX_FILE, True)[0]).split("\0")[:-1]
+        if any([f" {word.rpartition('/')[2]} " in SERVERS or word.startswith(WORKERS) for word in words]):
             config.server = words
     return config
 
