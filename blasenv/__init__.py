@@ -299,7 +299,7 @@ def level_directories(path: bytes, root: bytes, point: bytes) -> "list[bytes]":
 def find_quota(
     root: str = "/", process: str = "self", observer: "str | None" = None, below: str = ""
 ) -> "Iterator[Limit]":
-    """The CPU bandwidth limit at each visible level of a process's cgroup, leaf first.
+    """The CPU quota at each visible level of a process's cgroup, leaf first.
 
     ``root`` is read in the place of /. The levels are looked for on the mounts of the process
     ``observer``, by default the same one, whose mount points lie ``below`` that directory. A file

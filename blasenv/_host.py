@@ -166,9 +166,9 @@ def _unescape(field: bytes) -> "bytes | None":
 
 
 def cpu_quota(root: str = "/") -> "float | None":
-    """CPUs of bandwidth this process may use, such as 1.5, or None when unlimited.
+    """CPUs of quota that this process may use, such as 1.5, or None when unlimited.
 
-    The smallest quota/period over its cgroup and all ancestors that can be seen, read anew at
+    The tightest quota/period over its cgroup and all ancestors that can be seen, read anew at
     each call. Nothing found there raises: what can't be read or understood sets no limit.
     """
     quotas = [limit.quota / limit.period for limit in find_quota(root) if limit.quota and limit.period]

@@ -35,7 +35,7 @@ _FORWARDED = (signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGHUP, sign
 def limit_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of ``blasenv limit``."""
     parser.usage = "blasenv limit --cpus N [--cpuset LIST] -- COMMAND [ARGUMENT ...]"
-    parser.add_argument("--cpus", type=float, required=True, metavar="N", help="CPUs of bandwidth, such as 1.5")
+    parser.add_argument("--cpus", type=float, required=True, metavar="N", help="CPUs of quota, such as 1.5")
     parser.add_argument("--cpuset", metavar="LIST", help="CPUs to run on, such as 0-3 (as an affinity mask)")
     parser.add_argument("--quiet", action="store_true", help="do not say at the end how often it was throttled")
     parser.add_argument("--scope", action="store_true", help=argparse.SUPPRESS)  # systemd made our cgroup

@@ -71,7 +71,7 @@ def directory_of(level: blasenv.Limit, root: str = "/") -> str:
 
 
 def tightest(limits: Iterable[blasenv.Limit]) -> blasenv.Limit | None:
-    """The limit that allows least, the one nearest to the process when several do; None without any."""
+    """The limit that allows the fewest CPUs, the one nearest to the process when several do; None without any."""
     finite = [limit for limit in limits if limit.quota and limit.period]
     # Fractions, because a float holds 15 of a quota's 17 digits.
     return min(finite, key=lambda limit: Fraction(limit.quota or 1, limit.period or 1), default=None)

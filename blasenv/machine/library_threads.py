@@ -50,7 +50,7 @@ class Surroundings(NamedTuple):
     online: int
     """CPUs of the machine, whatever the mask."""
     quota: float | None
-    """CPUs of bandwidth; None is no limit."""
+    """CPUs of quota; None is no limit."""
 
 
 def atoi(text: str) -> int:
