@@ -14,6 +14,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -231,6 +232,15 @@ def one_venv(venv_of: Callable[[str], Venv]) -> Venv:
 def one_bare_venv(bare_venv_of: Callable[[str], Venv], one_venv: Venv) -> Venv:
     """The same without blasenv."""
     return bare_venv_of(one_venv.version)
+
+
+@pytest.fixture
+def open_to_all() -> Iterator[Path]:
+    """A copy of the package that every user can read, wherever this checkout is."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as name:
+        Path(name).chmod(0o755)
+        shutil.copytree(ROOT / "blasenv", Path(name, "blasenv"), ignore=shutil.ignore_patterns("__pycache__"))
+        yield Path(name)
 
 
 class Cgroup(cgroup.Cgroup):

@@ -10,7 +10,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -230,15 +229,6 @@ def test_what_it_used_is_counted_right() -> None:
     found.threads[0].cpu = 1.0
     rows = [line.split(None, 1) for line in page.render(found, verdict.judge(found), UNKNOWN).split("\n")]
     assert ["used", "1 CPU, 1 thread"] in rows
-
-
-@pytest.fixture
-def open_to_all() -> Iterator[Path]:
-    """A copy of the package that every user can read, wherever this checkout is."""
-    with tempfile.TemporaryDirectory(dir="/tmp") as name:
-        Path(name).chmod(0o755)
-        shutil.copytree(ROOT / "blasenv", Path(name, "blasenv"), ignore=shutil.ignore_patterns("__pycache__"))
-        yield Path(name)
 
 
 def test_another_users_process_is_judged_and_what_is_closed_is_said(open_to_all: Path) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from conftest import NEWEST_TESTED, PROBE, PYTHONS, Cgroup, Venv, clean_environ, make_venv, run
 from instructions import CALLGRIND, collected, copy_hook
-from prefix import copy_by_hand
+from prefix import copy_by_hand, make_prefix
 
 from blasenv.inject import contents as contents_module
 from blasenv.inject.contents import Contents, collect, render_site
@@ -236,16 +236,17 @@ def test_a_start_costs_no_more_than_one_and_a_half_of_sitecustomize(
 ) -> None:
     if not shutil.which("valgrind"):
         pytest.skip("no valgrind on this machine")
-    venv = make_venv(tmp_path / "venv", version)
+    # An installation of its own: on Debian, the standard library's sitecustomize hides one in site-packages.
+    prefix = make_prefix(tmp_path / "prefix", version)
 
     def count(**changes: str) -> int:
         environ = clean_environ(PYTHONHASHSEED="0", **changes)
-        one_cpu.run([venv.python, "-c", "pass"], environ=environ)
-        return collected(one_cpu.run([*CALLGRIND, venv.python, "-c", "pass"], environ=environ).stderr)
+        one_cpu.run([prefix.python, "-c", "pass"], environ=environ)
+        return collected(one_cpu.run([*CALLGRIND, prefix.python, "-c", "pass"], environ=environ).stderr)
 
     bare = count()
     injected = count(PYTHONPATH=str(exported)) - bare
-    copy_by_hand(venv.site_packages)
+    copy_by_hand(prefix.stdlib)
     beside = count() - bare
     print(f"{version}: injected {injected / 1e6:.2f} M, as sitecustomize {beside / 1e6:.2f} M")
     assert 0 < injected < 1.5 * beside
