@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -151,6 +152,15 @@ def test_what_the_48_cpu_machine_measured_is_quoted_right() -> None:
     assert rows == [default, ours]
     (transcript,) = re.findall(r"^\$ blasenv doctor PID\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
     assert transcript in measured
+
+
+def test_what_servers_were_measured_to_do_is_quoted_right() -> None:
+    page = (ROOT / "docs" / "frameworks.md").read_text(encoding="utf-8")
+    rows = json.loads((ROOT / "docs" / "servers.json").read_text(encoding="utf-8"))["rows"]
+    assert len(rows) == 4
+    for row in rows:
+        numbers = f"{row['requests_a_second']} | {row['p99_ms']} ms | {row['throttled']} of {row['periods']} |"
+        assert f"| {row['workers']} | {row['blasenv']} blasenv | {row['threads'][0]} | {numbers}" in page
 
 
 def test_contributing_has_each_folder_and_nothing_that_is_gone() -> None:
