@@ -243,6 +243,26 @@ def open_to_all() -> Iterator[Path]:
         yield Path(name)
 
 
+@pytest.fixture
+def machine(tmp_path: Path) -> Callable[..., Path]:
+    """Makes the root of a container with a cgroup v2 limit of so many CPUs (None: none), and a configuration."""
+
+    def make(cpus: float | None, config: str = "") -> Path:
+        group = tmp_path / "sys/fs/cgroup"
+        group.mkdir(parents=True)
+        (group / "cpu.max").write_text(f"{'max' if cpus is None else round(cpus * 100_000)} 100000\n")
+        process = tmp_path / "proc/self"
+        process.mkdir(parents=True)
+        (process / "cgroup").write_text("0::/\n")
+        (process / "mountinfo").write_text("30 23 0:26 / /sys/fs/cgroup rw shared:4 - cgroup2 cgroup2 rw\n")
+        if config:
+            (tmp_path / "etc").mkdir()
+            (tmp_path / "etc/blasenv.toml").write_text(config)
+        return tmp_path
+
+    return make
+
+
 class Cgroup(cgroup.Cgroup):
     """A control group to run commands in."""
 

@@ -70,23 +70,6 @@ def decide(root: Path, affinity: int, environ: Mapping[str, str]) -> blasenv.Dec
     return blasenv.decide(config, blasenv.find_quota(str(root)), affinity, environ)
 
 
-@pytest.fixture
-def machine(tmp_path: Path) -> Callable[[int | None], Path]:
-    """Makes the root of a container with a limit of so many CPUs, or none."""
-
-    def make(cpus: int | None) -> Path:
-        group = tmp_path / "sys/fs/cgroup"
-        group.mkdir(parents=True)
-        (group / "cpu.max").write_text(f"{'max' if cpus is None else cpus * 100_000} 100000\n")
-        process = tmp_path / "proc/self"
-        process.mkdir(parents=True)
-        (process / "cgroup").write_text("0::/\n")
-        (process / "mountinfo").write_text("30 23 0:26 / /sys/fs/cgroup rw shared:4 - cgroup2 cgroup2 rw\n")
-        return tmp_path
-
-    return make
-
-
 @pytest.mark.parametrize(
     ("cpus", "affinity", "ranks", "rule", "threads"),
     [
