@@ -15,7 +15,7 @@ import blasenv
 from blasenv.errors import Failure
 from blasenv.live import remote
 from blasenv.machine.observe import observe_process
-from blasenv.machine.process import Process, measure, numeric_pids, parse_stat
+from blasenv.machine.process import Process, measure, numeric_pids, parse_environ, parse_stat, parse_words
 from blasenv.output import report
 from blasenv.output.text import count, number, paint, paragraph, print_json, printable, table
 
@@ -139,14 +139,11 @@ def _busy_with(process: Process) -> str:
 
 def _environ(pid: int) -> dict[str, str]:
     """The environment that a process was started with, empty where it can't be read."""
-    contents, _ = blasenv.read_file(f"/proc/{pid}/environ", blasenv.MAX_MOUNTINFO, kernel=True)
-    pairs = (os.fsdecode(item).partition("=") for item in contents.split(b"\0"))
-    return {name: value for name, equals, value in pairs if equals}
+    return parse_environ(blasenv.read_file(f"/proc/{pid}/environ", blasenv.MAX_MOUNTINFO, kernel=True)[0])
 
 
 def _command(pid: int) -> list[str]:
-    contents, _ = blasenv.read_file(f"/proc/{pid}/cmdline", blasenv.MAX_MOUNTINFO, kernel=True)
-    return [os.fsdecode(word) for word in contents.split(b"\0") if word]
+    return parse_words(blasenv.read_file(f"/proc/{pid}/cmdline", blasenv.MAX_MOUNTINFO, kernel=True)[0])
 
 
 def _parent(pid: int) -> int:

@@ -97,6 +97,17 @@ def parse_stat(contents: bytes) -> Stat | None:
     return Stat(name, fields[0].decode(), int(fields[1]), int(fields[9]), ticks / _TICK, int(fields[19]) / _TICK)
 
 
+def parse_words(contents: bytes) -> list[str]:
+    """The words of a command line, proc_pid_cmdline(5): each ends with a NUL byte."""
+    return [os.fsdecode(word) for word in contents.split(b"\0") if word]
+
+
+def parse_environ(contents: bytes) -> dict[str, str]:
+    """The variables of proc_pid_environ(5), ``NAME=VALUE`` between NUL bytes; getenv(3) finds no others."""
+    pairs = (os.fsdecode(item).partition("=") for item in contents.split(b"\0"))
+    return {name: value for name, equals, value in pairs if equals}
+
+
 def parse_status(contents: bytes) -> dict[str, str]:
     """The ``Name: value`` lines of proc_pid_status(5)."""
     pairs = (line.partition(":") for line in contents.decode(errors="backslashreplace").split("\n"))
@@ -469,7 +480,7 @@ class Watch:
         process.since = machine + stat.started if machine is not None else None
         process.user = int((status.get("Uid", "").split() or ["-1"])[0])
         process.swapped = int((status.get("VmSwap", "").split() or ["0"])[0]) * 1024
-        process.command = [os.fsdecode(word) for word in _read(f"{proc}/cmdline").split(b"\0") if word]
+        process.command = parse_words(_read(f"{proc}/cmdline"))
         # Files are named as from our root directory, or that of its mount namespace, and it may have another (chroot).
         top = _link(f"{proc}/root").rstrip("/")
         process.executable = _within(top, _link(f"{proc}/exe").replace(" (deleted)", ""))
@@ -484,8 +495,7 @@ class Watch:
         if problem:
             process.lacks.append(Lack("environment", f"{proc}/environ", problem))
         else:
-            pairs = (os.fsdecode(item).partition("=") for item in environ.split(b"\0"))
-            self._environ = {name: value for name, _, value in pairs}
+            self._environ = parse_environ(environ)
             process.search_path = self._environ.get("PATH", "")
             process.environment = {
                 name: value
