@@ -300,6 +300,13 @@ def test_what_the_image_uses_is_its_own(tmp_path: Path) -> None:
     assert not any(one["owner"] for one in image.scan().values())
 
 
+def test_a_prefix_that_is_named_as_a_standard_library_is(tmp_path: Path) -> None:
+    image = Image(tmp_path / "image")
+    image.base("/opt/python3.13", "python3.13")
+    image.base("/opt/python3.13/lib/python3.13/test", "python3.12")  # what lies in a standard library is none
+    assert list(image.scan()) == ["/opt/python3.13/bin/python3.13"]
+
+
 def test_a_path_stays_in_one_piece(tmp_path: Path) -> None:
     image = Image(tmp_path / "image")
     long = "/opt/python-" + "a-directory-with-quite-a-long-name/" * 3 + "end"

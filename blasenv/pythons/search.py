@@ -116,6 +116,7 @@ def walk(root: str, places: Iterable[str], found: Found, progress: Progress) -> 
                 with os.scandir(real or "/") as entries:
                     below = []
                     interesting = False
+                    in_lib = os.path.basename(directory) in ("lib", "lib64")  # and not /opt/python3.13, a prefix
                     for entry in entries:
                         if entry.is_dir(follow_symlinks=False):
                             path = f"{directory.rstrip('/')}/{entry.name}"
@@ -123,7 +124,7 @@ def walk(root: str, places: Iterable[str], found: Found, progress: Progress) -> 
                                 depth < MAX_DEPTH
                                 and entry.name not in SKIPPED_NAMES
                                 and path not in SKIPPED_PLACES
-                                and not STDLIB.fullmatch(entry.name)
+                                and not (in_lib and STDLIB.fullmatch(entry.name))
                             ):
                                 below.append((path, depth + 1))
                         elif entry.name.startswith(("python", "pypy")) and EXECUTABLE.fullmatch(entry.name):
