@@ -25,6 +25,8 @@ class Coverage:
     """What is damaged, or in the way."""
     advice: str
     """What to do, "" when there is nothing."""
+    ignored: bool = False
+    """Whether blasenv is there, intact, and this Python never runs it; then it is not covered."""
 
     @property
     def fine(self) -> bool:
@@ -46,7 +48,8 @@ def coverage(interpreter: Interpreter, root: str = "/") -> Coverage:
     working = [(name, state) for name, state in states if state.works]
     problems = [state.damage for _, state in states if state.damage]
     if not working:
-        return Coverage((), "", False, tuple(problems), f"blasenv install {path}")
+        ignored = [state.ignored for _, state in states if state.ignored]
+        return Coverage((), "", False, (*problems, *ignored), f"blasenv install {path}", ignored=bool(ignored))
     first = working[0][1]
     advice = ""
     if problems:

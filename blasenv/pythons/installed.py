@@ -31,6 +31,7 @@ __all__ = [
     "STARTUP_FILES",
     "State",
     "digest",
+    "hook_ignored",
     "hook_state",
     "read_file",
     "sitecustomize_state",
@@ -48,6 +49,11 @@ STARTUP_FILES = (
     "_workers.py",
 )
 HOOK = "a0_blasenv.pth"
+# PEP 829, https://peps.python.org/pep-0829/: since 3.15 a .start file silences the lines of a .pth file of its name;
+# from 3.18 on no import line of any .pth file is executed.
+START = "a0_blasenv.start"
+SILENCED_BY_START = 15
+NOT_EXECUTED = 18
 VERSION = re.compile(rb'^__version__ = "([^"\n]{1,40})"$', re.MULTILINE)
 
 
@@ -82,10 +88,12 @@ class State:
     """Whether its .pyc files are there. Without them each start compiles the code anew."""
     by_hand: bool = False
     """Whether it has no manifest: somebody copied the files."""
+    ignored: str = ""
+    """Why this Python does not run it although it is intact, "" when it does."""
 
     @property
     def works(self) -> bool:
-        return self.form != "" and not self.damage
+        return self.form != "" and not self.damage and not self.ignored
 
     @property
     def outdated(self) -> bool:
@@ -158,6 +166,21 @@ def hook_state(site_packages: str, lib: str) -> State:
             editable = any(name.startswith("__editable__") and "blasenv" in name for name in os.listdir(site_packages))
         except OSError:
             editable = False
+        if not editable:
+            return State("hook", "", "the package beside the hook is missing")
         # Where an editable install's code lies is for its own import hook to know.
-        return State("hook", __version__) if editable else State("hook", "", "the package beside the hook is missing")
-    return State("hook", _version_of(code), "", _compiled(module, lib))
+        return State("hook", __version__, ignored=hook_ignored(site_packages, lib))
+    return State("hook", _version_of(code), "", _compiled(module, lib), ignored=hook_ignored(site_packages, lib))
+
+
+def hook_ignored(site_packages: str, lib: str) -> str:
+    """Why the Python of ``lib``, such as python3.18, does not execute the hook's line, "" when it does (PEP 829)."""
+    match = re.fullmatch(r"python3\.(\d+)t?", lib)
+    minor = int(match[1]) if match else 0
+    start = read_file(f"{site_packages}/{START}") if minor >= SILENCED_BY_START else None
+    if start is not None:
+        lines = start.decode("utf-8", "replace").splitlines()
+        return "" if any(line.strip().startswith("blasenv") for line in lines) else f"{HOOK} is silenced by {START}"
+    if minor >= NOT_EXECUTED:
+        return f"Python 3.{minor} does not execute the line in {HOOK} (PEP 829)"
+    return ""

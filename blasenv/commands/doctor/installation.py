@@ -30,8 +30,9 @@ def hook(context: Context) -> Result:
     """Is the hook there, and did it run when this process started?"""
     directory = context.hook_directory
     decision = context.hook_decision
+    ignored = installed.hook_ignored(directory, context.lib) if directory else ""
     if decision is not None:
-        contents = installed.read_file(os.path.join(directory, installed.HOOK)) if directory else None
+        contents = installed.read_file(os.path.join(directory, installed.HOOK)) if directory and not ignored else None
         if contents is None:
             return Result("ok", f"ran, from {decision.by}")
         line = printable(contents.decode("utf-8", "replace").strip())
@@ -42,14 +43,19 @@ def hook(context: Context) -> Result:
         line = printable(contents.decode("utf-8", "replace").strip())
         if state.damage:
             return Result("problem", f"{directory}: {state.damage}", "pip install --force-reinstall blasenv, in there")
-        return Result("ok", f"{directory}/{installed.HOOK}\n{line}\nsha256 {installed.digest(contents)}")
+        if not ignored:
+            return Result("ok", f"{directory}/{installed.HOOK}\n{line}\nsha256 {installed.digest(contents)}")
     if not context.here:
         if installed.sitecustomize_state(context.stdlib).works:
             return Result("ok", f"the copy beside the standard library, {context.stdlib}/{installed.SITE}")
+        if ignored:
+            return Result("problem", f"{directory}: {ignored}", f"RUN blasenv install {context.interpreter.path}")
         value = f"no {installed.HOOK} for {context.interpreter.path}"
         return Result("problem", value, "RUN pip install blasenv, in its Dockerfile")
     if disabled(os.environ):
         return Result("warning", "switched off by BLASENV_DISABLE", "Unset BLASENV_DISABLE to have it back.")
+    if ignored:
+        return Result("problem", f"{directory}: {ignored}", f"blasenv install {context.interpreter.path}")
     if directory is not None:
         value = f"{directory}/{installed.HOOK} is there, but did not run when this process started"
         if sys.flags.no_site:
