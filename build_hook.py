@@ -16,6 +16,14 @@ from setuptools.command.sdist import sdist
 HOOK = Path("blasenv", "a0_blasenv.pth")
 TEMPLATE = Path("sitecustomize_template")
 
+# An archive holds the modes of its files. What the build writes shall not get them from whoever builds.
+os.umask(0o022)
+
+
+def usual_mode(mode: int) -> int:
+    """rw-r--r--, and rwxr-xr-x for what its owner may execute, whatever umask it was made with."""
+    return 0o755 if mode & 0o100 else 0o644
+
 
 class BuildHook(build_py):
     """``build_py`` that also places the hook at the root, and the template inside the package."""
@@ -25,6 +33,8 @@ class BuildHook(build_py):
         for source, target in self._copies().items():
             self.mkpath(str(target.parent))
             self.copy_file(str(source), str(target))
+        for path in () if self.editable_mode else map(Path, self.get_outputs(include_bytecode=False)):
+            path.chmod(usual_mode(path.stat().st_mode))
 
     def get_outputs(self, include_bytecode: bool = True) -> list[str]:
         return [*super().get_outputs(include_bytecode), *map(str, self._copies().values())]
@@ -52,7 +62,7 @@ class SourceArchive(sdist):
 
 
 def rewrite(archive: Path, epoch: int) -> None:
-    """Write a .tar.gz anew: its members by name, of nobody's, and of the time ``epoch`` in seconds."""
+    """Write a .tar.gz anew: its members by name, of nobody's, with usual modes, of the time ``epoch`` in seconds."""
     new = archive.with_name(archive.name + ".new")
     with (
         tarfile.open(archive) as old,
@@ -63,6 +73,7 @@ def rewrite(archive: Path, epoch: int) -> None:
         for member in sorted(old.getmembers(), key=lambda member: member.name):
             contents = old.extractfile(member)
             member.mtime, member.uid, member.gid, member.uname, member.gname = epoch, 0, 0, "", ""
+            member.mode = usual_mode(member.mode)
             member.pax_headers = {}
             tar.addfile(member, contents)
     new.replace(archive)

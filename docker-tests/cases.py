@@ -69,6 +69,10 @@ def cases(machine: Machine, python: str) -> list[Case]:
     seen = machine.cgroup == 2
     host_tree = "-v /sys/fs/cgroup:/sys/fs/cgroup:ro"
     nobody = "--user 65534:65534"
+    # What 1.5 CPUs come to: what blasenv sets, the rule, numpy's threads if they are another number.
+    runs: tuple[int | None, str | None, int | None] = (floor(1.5), "quota", None)
+    never: tuple[int | None, str | None, int | None] = (None, None, most)
+    reads_start = int(python.partition(".")[2]) >= 15
     # fmt: off
     return [
         # The original problem: without blasenv, as many threads as CPUs, whatever the limit.
@@ -156,6 +160,19 @@ def cases(machine: Machine, python: str) -> list[Case]:
         Case(
             "multi-stage-no-pyc", "multi-stage-no-pyc", "--cpus 1.5",
             floor(1.5), "quota", holds={"uid": 1000, "pyc": False},
+        ),
+        # PEP 829: since 3.15 a .start file silences the line of the .pth file beside it. Once is enough, and the
+        # doctor says when nothing is left that runs.
+        Case("start-file", "start-file", "--cpus 1.5", *runs, everywhere=True),
+        Case("start-file-alone", "start-file-alone", "--cpus 1.5", *(runs if reads_start else never), everywhere=True),
+        # The switch stands in the line; a .start file can only name a function, which would have to ask for it.
+        Case(
+            "start-file-disable", "start-file", "--cpus 1.5 -e BLASENV_DISABLE=1",
+            *(runs if reads_start else never), everywhere=True,
+        ),
+        Case(
+            "start-file-empty", "start-file-empty", "--cpus 1.5", *(never if reads_start else runs), everywhere=True,
+            command=f"sh -c 'blasenv doctor hook | grep -q silenced && exec {PROBE}'" if reads_start else PROBE,
         ),
         # The user's word.
         Case("image-omp", "env-omp", "--cpus 1", None, "user-env", numpy=most, environment=str(cpus)),
