@@ -152,7 +152,8 @@ def copy_checkout(target: Path) -> Path:
     for name in ("blasenv", "sitecustomize_template"):
         if (ROOT / name).is_dir():
             shutil.copytree(ROOT / name, target / name, ignore=leave_out)
-    for name in ("build_hook.py", "CHANGELOG.md", "LICENSE", "MANIFEST.in", "README.md", "pyproject.toml", "setup.cfg"):
+    about = ("CHANGELOG.md", "LICENSE", "README.md")
+    for name in (*about, "MANIFEST.in", "build-constraints.txt", "build_hook.py", "pyproject.toml", "setup.cfg"):
         if (ROOT / name).exists():
             shutil.copy2(ROOT / name, target / name)
     return target

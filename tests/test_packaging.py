@@ -8,7 +8,7 @@ import shutil
 import sys
 import tarfile
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -100,23 +100,17 @@ def test_oldest_setuptools(source: Path, tmp_path: Path) -> None:
         assert venv.files() == before
 
 
-def frontend(name: str) -> Sequence[str]:
-    if name == "build":
-        return [sys.executable, "-m", "build", "--outdir"]
+def test_uv_builds_the_same_twice(source: Path, tmp_path: Path) -> None:
+    """The whole path: the source archive, and from it the wheel. With `build`: test_trust.py."""
     uv = find_uv()
     if not uv:
         pytest.skip("no uv on this machine")
-    return [uv, "build", "--quiet", "--python", sys.executable, "--out-dir"]
-
-
-@pytest.mark.parametrize("name", ["build", "uv"])
-def test_frontends_build_the_same_twice(name: str, source: Path, tmp_path: Path) -> None:
-    """The whole path, in an isolated environment: the source archive, and from it the wheel."""
     hashes = []
     for attempt in ("first", "second"):
         copy = shutil.copytree(source, tmp_path / attempt, copy_function=shutil.copy)  # files of another time
         target = tmp_path / f"{attempt} built"
-        run([*frontend(name), target, copy], environ=clean_environ(SOURCE_DATE_EPOCH="1767225600"))
+        command = [uv, "build", "--quiet", "--python", sys.executable, "--out-dir", target, copy]
+        run(command, environ=clean_environ(SOURCE_DATE_EPOCH="1767225600"))
         (wheel,) = target.glob("*.whl")
         with zipfile.ZipFile(wheel) as archive:
             assert package_files(source) < set(archive.namelist())
