@@ -8,10 +8,11 @@ from __future__ import annotations
 import json
 import re
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
-from conftest import PYTHONS, ROOT, VERSIONS, Venv, clean_environ, make_venv, run
+from conftest import PYTHONS, ROOT, VERSIONS, Venv, clean_environ, find_uv, make_venv, run
 from instructions import copy_hook
 from prefix import copy_by_hand
 from test_scan import Image, scan
@@ -105,7 +106,7 @@ def test_the_boundary(name: str, executed: bool, tmp_path: Path) -> None:
     assert one["problems"] == ([] if executed else [problem])
     text = " ".join(scan("--root", image.root, status=int(not executed)).stdout.split())
     assert (f"/usr/bin/{name}: {problem}; blasenv install /usr/bin/{name} " in text) == (not executed)
-    doctor = [sys.executable, "-m", "blasenv", "doctor", "--root", image.root, "hook", "--json"]
+    doctor = [sys.executable, "-m", "blasenv", "doctor", "--root", str(image.root), "hook", "--json"]
     done = run(doctor, environ=clean_environ(PYTHONPATH=str(ROOT)), status=int(not executed))
     (check,) = json.loads(done.stdout)["checks"]
     assert check["state"] == ("ok" if executed else "problem")
@@ -125,7 +126,7 @@ def test_what_the_advice_leads_to_is_fine(tmp_path: Path) -> None:
     copy_by_hand(image.at("/usr/lib/python3.18"))
     found = {path: (one["covered_by"], one["problems"]) for path, one in image.scan("--strict").items()}
     assert found == {"/usr/bin/python3.18": (["sitecustomize"], []), "/srv/app/bin/python": (["inherited"], [])}
-    doctor = [sys.executable, "-m", "blasenv", "doctor", "--root", image.root, "hook"]
+    doctor = [sys.executable, "-m", "blasenv", "doctor", "--root", str(image.root), "hook"]
     assert "the copy beside" in run(doctor, environ=clean_environ(PYTHONPATH=str(ROOT))).stdout
 
 
@@ -152,3 +153,56 @@ def test_an_interpreter_that_says_it_is_3_18(one_venv: Venv) -> None:
     value = f"{one_venv.site_packages}: Python 3.18 does not execute the line in {HOOK} (PEP 829)"
     assert (check["state"], check["value"]) == ("problem", value)
     assert check["advice"] == f"blasenv install {one_venv.python}"
+
+
+def test_what_a_start_file_costs_is_quoted_right() -> None:
+    page = (ROOT / "docs" / "future.md").read_text(encoding="utf-8")
+    measured = json.loads((ROOT / "docs" / "start-file.json").read_text(encoding="utf-8"))
+    bare, *rows = measured["rows"]
+    text = " ".join(page.split())
+    assert f"on CPython {measured['python']}, over a start without anything ({bare['ms']:.1f} ms" in text
+    assert f"median of {measured['pairs']} pairs" in text
+    more = {row["case"]: row["more_instructions"] for row in rows}
+    for row in rows:
+        assert f"| {row['case']} | +{row['more_instructions'] / 1e6:.1f} M | {row['more_ms']:+.1f} |\n" in page
+    nothing = more["a .start file that does nothing"]
+    times = more["blasenv's .start file"] / more["blasenv's line"]
+    modules = len(next(row["imports"] for row in rows if row["case"] == "a .start file that does nothing"))
+    assert f"The {nothing / 1e6:.0f} M are `site`'s way" in text
+    assert f"{modules} modules in all" in text
+    assert f"make every start pay {times:.0f} times as much" in text
+
+
+# PEP 425 orders tags from the most specific: py319 before py3, but py3 before py318.
+SECOND = "blasenv-0.1.0-py318.py319.py320-none-any.whl"
+
+
+@pytest.mark.parametrize(
+    ("python", "second"), [("3.9", False), ("3.17", False), ("3.18", True), ("3.20", True), ("3.21", False)]
+)
+@pytest.mark.parametrize("tool", ["pip", "uv"])
+def test_which_of_two_wheels_is_taken(tool: str, python: str, second: bool, wheel: Path, tmp_path: Path) -> None:
+    """The plan of docs/future.md: a second wheel, without the line, for Pythons that would not execute it."""
+    offered = tmp_path / "offered"
+    offered.mkdir()
+    first = "blasenv-0.1.0-py3-none-any.whl"
+    for name in (first, SECOND):
+        with zipfile.ZipFile(wheel) as old, zipfile.ZipFile(offered / name, "w") as new:
+            for member in old.namelist():
+                contents = old.read(member)
+                if name == SECOND and member.endswith(".dist-info/WHEEL"):
+                    tags = "\n".join(f"Tag: {tag}-none-any" for tag in SECOND.split("-")[2].split("."))
+                    contents = contents.replace(b"Tag: py3-none-any", tags.encode())
+                new.writestr(member, contents)
+    target = tmp_path / "target"
+    where = ["--no-index", "--find-links", str(offered), "--python-version", python, "--target", str(target), "blasenv"]
+    if tool == "pip":
+        options = ["install", "--quiet", "--disable-pip-version-check", "--only-binary", ":all:", "--no-compile"]
+        run([sys.executable, "-m", "pip", *options, *where])
+    else:
+        uv = find_uv()
+        if not uv:
+            pytest.skip("no uv on this machine")
+        run([uv, "pip", "install", "--quiet", "--python", sys.executable, *where])
+    (tags_file,) = target.glob("*.dist-info/WHEEL")
+    assert ("Tag: py318-none-any" in tags_file.read_text(encoding="utf-8")) == second

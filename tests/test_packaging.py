@@ -109,7 +109,7 @@ def test_uv_builds_the_same_twice(source: Path, tmp_path: Path) -> None:
     for attempt in ("first", "second"):
         copy = shutil.copytree(source, tmp_path / attempt, copy_function=shutil.copy)  # files of another time
         target = tmp_path / f"{attempt} built"
-        command = [uv, "build", "--quiet", "--python", sys.executable, "--out-dir", target, copy]
+        command = [uv, "build", "--quiet", "--python", sys.executable, "--out-dir", str(target), str(copy)]
         run(command, environ=clean_environ(SOURCE_DATE_EPOCH="1767225600"))
         (wheel,) = target.glob("*.whl")
         with zipfile.ZipFile(wheel) as archive:

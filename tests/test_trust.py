@@ -209,7 +209,17 @@ def trace(venv: Venv, situation: Situation, group: Cgroup, directory: Path) -> T
         environ["BLASENV_CONFIG"] = str(directory / "blasenv.toml")
     out = directory / "trace"
     makes = ",".join(f"?{name}" for name in f"{MAKES} {NETWORK}".split())
-    command = ["strace", "-f", "-qq", "-o", out, "-e", f"trace=%file,{makes}", venv.python, *situation.command]
+    command: list[str | Path] = [
+        "strace",
+        "-f",
+        "-qq",
+        "-o",
+        out,
+        "-e",
+        f"trace=%file,{makes}",
+        venv.python,
+        *situation.command,
+    ]
     group.run(command, environ=clean_environ(PYTHONHASHSEED="0", **environ), cwd=directory)
     calls: Counter[str] = Counter()
     read: set[str] = set()
