@@ -57,11 +57,11 @@ def cpu_mount() -> tuple[int, Path]:
 
 
 @contextlib.contextmanager
-def make_cgroup(cpus: float) -> Iterator[Cgroup]:
-    """A new control group, limited to ``cpus``; removed with all its processes at the end."""
+def make_cgroup(cpus: float | None) -> Iterator[Cgroup]:
+    """A new control group, limited to ``cpus``, without a limit for None; removed with all its processes at the end."""
     version, mount = cpu_mount()
     directory = mount / f"blasenv-test-{os.getpid()}-{next(_numbers)}"
-    quota = round(cpus * PERIOD)
+    quota = None if cpus is None else round(cpus * PERIOD)
     try:
         if version == 2 and "cpu" not in (mount / "cgroup.subtree_control").read_text(encoding="ascii").split():
             (mount / "cgroup.subtree_control").write_text("+cpu")
@@ -71,9 +71,9 @@ def make_cgroup(cpus: float) -> Iterator[Cgroup]:
     try:
         if version == 1:
             (directory / "cpu.cfs_period_us").write_text(str(PERIOD))
-            (directory / "cpu.cfs_quota_us").write_text(str(quota))
+            (directory / "cpu.cfs_quota_us").write_text(str(quota or -1))
         else:
-            (directory / "cpu.max").write_text(f"{quota} {PERIOD}")
+            (directory / "cpu.max").write_text(f"{quota or 'max'} {PERIOD}")
         yield Cgroup(directory)
     finally:
         _remove(directory)

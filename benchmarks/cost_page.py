@@ -1,0 +1,102 @@
+#!/usr/bin/env python3
+"""The tables of docs/cost.md, made of docs/cost.json, where the other scripts here put what they measure.
+
+    benchmarks/cost_page.py
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import platform
+import re
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+DOCS = Path(__file__).resolve().parent.parent / "docs"
+PAGE, RESULT = DOCS / "cost.md", DOCS / "cost.json"
+
+
+def machine() -> dict[str, Any]:
+    """Where and when something was measured."""
+    today = datetime.datetime.now(tz=datetime.timezone.utc).date().isoformat()
+    return {"date": today, "cpus": len(os.sched_getaffinity(0)), "kernel": platform.release()}
+
+
+def write(section: str, measured: dict[str, Any]) -> None:
+    """Put what was measured into docs/cost.json, in the place of what was there, and make the page anew."""
+    document = json.loads(RESULT.read_text("utf-8")) if RESULT.exists() else {}
+    document[section] = {**machine(), **measured}
+    RESULT.write_text(_lines(document) + "\n", encoding="utf-8")
+    PAGE.write_text(render(PAGE.read_text("utf-8"), document), encoding="utf-8")
+
+
+def _lines(value: object, depth: int = 0) -> str:
+    """JSON with a line for each row: lists, and objects of plain values, stay on one."""
+    plain = json.dumps(value)
+    if not isinstance(value, dict) or (len(plain) + depth < 100 and depth):
+        return plain
+    inner = ",\n".join(f"{' ' * (depth + 1)}{json.dumps(key)}: {_lines(one, depth + 1)}" for key, one in value.items())
+    return f"{{\n{inner}\n{' ' * depth}}}"
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(row)} |".replace("|  |", "| |") for row in lines)
+
+
+def millions(instructions: int) -> str:
+    """As the page has them."""
+    return f"{instructions / 1e6:.{2 if abs(instructions) < 1e7 else 1}f} M"
+
+
+def instructions(measured: dict[str, Any]) -> str:
+    """Situations down, CPythons across."""
+    from instructions import BARE, EMPTY_LINE, SITUATIONS
+
+    pythons = measured["pythons"]
+    rows = [(BARE.label, *[millions(counted["bare"][0]) for counted in pythons.values()])]
+    for name, situation in {"line": EMPTY_LINE, **SITUATIONS}.items():
+        more = [(counted[name][0] - counted[name][1], counted["bare"][0]) for counted in pythons.values()]
+        rows.append((situation.label, *[f"+{millions(one)} ({one / bare:.1%})" for one, bare in more]))
+    first, *others = pythons
+    return table(("", f"CPython {first}", *others), rows)
+
+
+def time(measured: dict[str, Any]) -> str:
+    """What each .pth file costs beside a start without."""
+    rows = [
+        (name, f"{row['median']:+.2f}", f"{row['quartiles'][0]:+.2f} to {row['quartiles'][1]:+.2f}")
+        for name, row in measured["more_ms"].items()
+    ]
+    return table((f"{measured['pairs']} pairs", "ms more, median", "quartiles"), rows)
+
+
+SECTIONS: dict[str, Callable[[dict[str, Any]], str]] = {"instructions": instructions, "time": time}
+
+
+def render(page: str, document: dict[str, Any]) -> str:
+    """The page with the tables between their marks made anew."""
+    for name, make in SECTIONS.items():
+        if name in document:
+            mark, end = f"<!-- {name} -->\n", "<!-- end -->"
+            pattern = f"{re.escape(mark)}.*?{re.escape(end)}"
+            new = f"{mark}{make(document[name])}\n{end}"
+            page, count = re.subn(pattern, lambda _, new=new: new, page, flags=re.DOTALL)
+            if count != 1:
+                raise SystemExit(f"{PAGE} has {count} places for {name}")
+    return page
+
+
+def main() -> int:
+    """Make the page anew."""
+    PAGE.write_text(render(PAGE.read_text("utf-8"), json.loads(RESULT.read_text("utf-8"))), encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
