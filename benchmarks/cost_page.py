@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """The tables of docs/cost.md, made of docs/cost.json, where the other scripts here put what they measure.
 
-    benchmarks/cost_page.py
+benchmarks/cost_page.py
 """
 
 from __future__ import annotations
@@ -76,7 +76,51 @@ def time(measured: dict[str, Any]) -> str:
     return table((f"{measured['pairs']} pairs", "ms more, median", "quartiles"), rows)
 
 
-SECTIONS: dict[str, Callable[[dict[str, Any]], str]] = {"instructions": instructions, "time": time}
+def mounts(measured: dict[str, Any]) -> str:
+    """Finding the limit among many mounts and nested groups."""
+    rows = [(f"{row['mounts']:,}", str(row["groups"]), f"{row['ms']:.2f}") for row in measured["rows"]]
+    return table(("mounts", "nested groups", "ms"), rows)
+
+
+def _used(row: dict[str, Any]) -> tuple[str, str, str]:
+    return f"{row['seconds']:.1f} s", f"{row['cpu_seconds']:.1f} s", f"{row['mb']:,} MB"
+
+
+def crowd(measured: dict[str, Any]) -> str:
+    """Commands that look at all processes."""
+    rows = [
+        (f"`{row['command']}`", f"{row['processes']:,} × {row['threads']}", *_used(row)) for row in measured["rows"]
+    ]
+    return table(("", "processes × threads", "takes", "CPU", "memory"), rows)
+
+
+def image(measured: dict[str, Any]) -> str:
+    """A scan of many files."""
+    rows = [(f"`{row['command']}`", f"{row['files']:,}", *_used(row)) for row in measured["rows"]]
+    return table(("", "files", "takes", "CPU", "memory"), rows)
+
+
+def starts(measured: dict[str, Any]) -> str:
+    """CPU time of starts, and what it comes to where there are many."""
+    cpus = 10_000 * measured["more_ms"] / 60_000
+    rows = [
+        ("a start without blasenv", f"{measured['cpu_ms']['without']:.1f} ms of CPU time"),
+        ("with it", f"+{measured['more_ms']:.2f} ms (± {measured['error_ms']:.2f})"),
+        ("10,000 starts a minute without", f"{10_000 * measured['cpu_ms']['without'] / 60_000:.1f} CPUs"),
+        ("with it", f"+{cpus:.2f} CPUs"),
+        ("really started on one CPU", f"{measured['starts_a_minute']:,} a minute, half of them with it"),
+    ]
+    return table((f"CPython {measured['python']}, {measured['pairs']} pairs", ""), rows)
+
+
+SECTIONS: dict[str, Callable[[dict[str, Any]], str]] = {
+    "instructions": instructions,
+    "time": time,
+    "mounts": mounts,
+    "crowd": crowd,
+    "image": image,
+    "starts": starts,
+}
 
 
 def render(page: str, document: dict[str, Any]) -> str:

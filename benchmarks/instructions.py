@@ -121,7 +121,8 @@ class Bench:
         (directory / "cpus.c").write_text(FOUR_CPUS)
         subprocess.run(["cc", "-shared", "-fPIC", "-o", "cpus.so", "cpus.c"], check=True, cwd=directory)
         export = [python, "-m", "blasenv", "inject", "export", directory / "exported"]
-        subprocess.run(export, check=True, stdout=subprocess.DEVNULL, cwd=ROOT, env={**os.environ, "BLASENV_DISABLE": "1"})
+        environ = {**os.environ, "BLASENV_DISABLE": "1"}
+        subprocess.run(export, check=True, stdout=subprocess.DEVNULL, cwd=ROOT, env=environ)
         self._counted: dict[object, int] = {}
 
     def measure(self, situation: Situation) -> tuple[int, int]:
@@ -164,10 +165,11 @@ def hide_mounts() -> None:
     if os.environ.get("MOUNTS_ARE_HIDDEN"):
         return
     mounts = [line.split() for line in Path("/proc/mounts").read_text(encoding="utf-8").splitlines()]
-    foreign = [point for _, point, kind, *_ in mounts if kind.startswith("cgroup") and not point.startswith("/sys/fs/cgroup")]
-    script = 'for point in %s; do umount -l "$point"; done; exec "$@"' % " ".join(map(shlex.quote, foreign))
+    groups = [point for _, point, kind, *_ in mounts if kind.startswith("cgroup")]
+    foreign = [point for point in groups if not point.startswith("/sys/fs/cgroup")]
+    script = "".join(f"umount -l {shlex.quote(point)}\n" for point in foreign) + 'exec "$@"'
     command = ["unshare", "--mount", "--", "/bin/sh", "-c", script, "sh", sys.executable, *sys.argv]
-    os.execvpe("unshare", command, {**os.environ, "MOUNTS_ARE_HIDDEN": "1"})
+    os.execvpe("unshare", command, {**os.environ, "MOUNTS_ARE_HIDDEN": "1"})  # noqa: S606
 
 
 def main() -> int:

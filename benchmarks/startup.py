@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
 """What other .pth files cost a start, beside blasenv's: wall-clock time, in pairs with a start without any.
 
+docs/cost.json, docs/cost.md.
+
     benchmarks/startup.py PYTHON [ROUNDS]
 
 Needs a package index, for setuptools and coverage (virtualenv 21 brings no
-.pth file any more). Run it inside a CPU limit, such as
-``blasenv limit --cpus 1 --``; prints a Markdown table.
+.pth file any more). Run it inside a CPU limit, such as ``blasenv limit --cpus 1 --``.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import cost_page
 from instructions import copy_hook
 
 
@@ -56,7 +58,7 @@ def start(python: Path, environ: dict[str, str]) -> float:
 
 
 def main() -> None:
-    """Print the table."""
+    """Measure, and write it down."""
     python, rounds = sys.argv[1], int(sys.argv[2]) if len(sys.argv) > 2 else 300
     environ = {"PATH": os.environ["PATH"], "LANG": "C.UTF-8"}
     with tempfile.TemporaryDirectory() as directory:
@@ -69,11 +71,12 @@ def main() -> None:
                     times[name].append(took)
     version = subprocess.run([python, "-V"], check=True, capture_output=True, text=True).stdout.strip()
     bare = times.pop("bare")
-    print(f"| {version}, {rounds} pairs | ms more than a bare start, {statistics.median(bare):.1f} ms | quartiles |")
-    print("|---|---|---|")
+    more: dict[str, dict[str, object]] = {}
     for name, those in times.items():
         low, middle, high = statistics.quantiles([one - other for one, other in zip(those, bare)], n=4)
-        print(f"| {name} | {middle:+.2f} | {low:+.2f} to {high:+.2f} |")
+        more[name] = {"median": round(middle, 2), "quartiles": [round(low, 2), round(high, 2)]}
+    measured = {"python": version.split()[1], "pairs": rounds, "bare_ms": round(statistics.median(bare), 1)}
+    cost_page.write("time", {**measured, "more_ms": more})
 
 
 if __name__ == "__main__":

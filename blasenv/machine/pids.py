@@ -7,6 +7,8 @@ A thread that may not start is an EAGAIN from clone(2), which OpenBLAS reports a
 from __future__ import annotations
 
 import os
+from collections import Counter
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import blasenv
@@ -134,7 +136,25 @@ def nearest(limits: list[Pids]) -> Pids | None:
     return min(limits, key=lambda limit: limit.most - limit.current, default=None)
 
 
-def find_user_threads(pid: int, user: int, root: str = "/") -> UserThreads | None:
+def count_threads_of_users(root: str = "/") -> Counter[int]:
+    """How many threads each user has, by UID, as far as their processes can be seen (proc_pid_status(5))."""
+    proc = f"{root.rstrip('/')}/proc"
+    threads: Counter[int] = Counter()
+    for name in os.listdir(proc):
+        if name.isdigit():
+            status = blasenv.read_file(f"{proc}/{name}/status", blasenv.MAX_FILE)[0]
+            words = {line.split(b":")[0]: line.split()[1:] for line in status.split(b"\n") if b":" in line}
+            if words.get(b"Uid"):
+                threads[int(words[b"Uid"][0])] += int((words.get(b"Threads") or [b"1"])[0])
+    return threads
+
+
+def find_user_threads(
+    pid: int,
+    user: int,
+    root: str = "/",
+    of_users: Callable[[str], Mapping[int, int]] = count_threads_of_users,
+) -> UserThreads | None:
     """RLIMIT_NPROC of a process, and how many threads its user has.
 
     None when there is no such limit for it: none set, root (setrlimit(2): a privileged process is
@@ -144,14 +164,7 @@ def find_user_threads(pid: int, user: int, root: str = "/") -> UserThreads | Non
     most = parse_nproc(blasenv.read_file(f"{proc}/{pid}/limits", blasenv.MAX_FILE)[0])
     if most is None or user <= 0 or not _same_user_namespace(f"{proc}/{pid}", f"{proc}/self"):
         return None
-    threads = 0
-    for name in os.listdir(proc):
-        if name.isdigit():
-            status = blasenv.read_file(f"{proc}/{name}/status", blasenv.MAX_FILE)[0]
-            words = {line.split(b":")[0]: line.split()[1:] for line in status.split(b"\n") if b":" in line}
-            if words.get(b"Uid", [b""])[:1] == [str(user).encode()]:
-                threads += int((words.get(b"Threads") or [b"1"])[0])
-    return UserThreads(threads, most)
+    return UserThreads(of_users(root)[user], most)
 
 
 def _same_user_namespace(one: str, other: str) -> bool:

@@ -12,15 +12,16 @@ import platform
 import re
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
 
 import blasenv
 from blasenv import _host
 from blasenv.machine.cgroup import Throttling, directory_of, find_levels, quota_cpus, read_throttling, tightest
 from blasenv.machine.libraries import Library, is_numeric, parse_maps, recognise_all
 from blasenv.machine.observe import Observation, observe_process
-from blasenv.machine.pids import Pids, UserThreads, find_pids, find_user_threads, nearest
+from blasenv.machine.pids import Pids, UserThreads, count_threads_of_users, find_pids, find_user_threads, nearest
 
 # The kernel hands out quota every 100 ms; looks in step with that would always see the same part of it.
 SAMPLES_PER_SECOND = 41
@@ -277,7 +278,7 @@ class Process:
         """The threads that were ready to run in at least half of the samples."""
         return [thread for thread in self.threads if thread.busy]
 
-    @property
+    @cached_property
     def used(self) -> float:
         """CPUs that it used."""
         return sum(thread.cpu for thread in self.threads)
@@ -291,7 +292,7 @@ class Process:
         """Whether its threads wait for one another at Python's lock, so that one runs at a time."""
         return bool(self._in_turn)
 
-    @property
+    @cached_property
     def wants(self) -> float:
         """CPUs that it would use if it got them.
 
@@ -309,7 +310,7 @@ class Process:
             return steady + min(1.0, in_turn + used)
         return steady + (ready if self.throttled else used)
 
-    @property
+    @cached_property
     def waited(self) -> float:
         """CPUs that it wanted, and did not get."""
         steady = sum(thread.queued for thread in self.threads if not thread.restless)
@@ -553,8 +554,11 @@ class Watch:
         )
         return process
 
-    def count_threads(self) -> None:
-        """Fill in how many more threads may start, and how many were refused meanwhile."""
+    def count_threads(self, of_users: Callable[[str], Mapping[int, int]]) -> None:
+        """Fill in how many more threads may start, and how many were refused meanwhile.
+
+        ``of_users`` is `count_threads_of_users`.
+        """
         process = self.process
         limits = find_pids(str(process.pid), self._root)
         # The one that refused, else the one that will be first to.
@@ -562,7 +566,7 @@ class Watch:
         refusing = [one for one, number in news.items() if number > 0]
         process.pids = refusing[0] if refusing else nearest(limits)
         process.refused = news.get(process.pids) if process.pids else None
-        process.user_threads = find_user_threads(process.pid, process.user, self._root)
+        process.user_threads = find_user_threads(process.pid, process.user, self._root, of_users)
 
 
 def _children(proc: str) -> list[int]:
@@ -588,10 +592,10 @@ def processes_in(directory: str) -> list[int]:
     return sorted(found - {0})  # 0 stands for one outside of our PID namespace
 
 
-def _neighbours(process: Process, root: str) -> list[int]:
-    """The processes that share its tightest limit; its descendants where there is none."""
+def _neighbours(process: Process, root: str, within: Callable[[str], Sequence[int]]) -> list[int]:
+    """The processes that share its tightest limit; its descendants without one. ``within`` is `processes_in`."""
     if process.limit is not None:
-        found = processes_in(directory_of(process.limit, root))
+        found = within(directory_of(process.limit, root))
         process.cgroup_processes = len(found)
     else:
         found = _descendants(process.pid, os.path.join(root, "proc"))
@@ -603,10 +607,12 @@ def measure(pids: Sequence[int], seconds: float, root: str = "/") -> list[Proces
 
     A process that ends meanwhile, or was not there, comes back with ``gone``.
     """
+    # Of many processes in one limit, or of one user, each would look at all the others.
+    within, of_users = lru_cache(None)(processes_in), lru_cache(None)(count_threads_of_users)
     watches = {pid: Watch(pid, root) for pid in pids}
     neighbours: dict[int, list[int]] = {}
     for pid, watch in list(watches.items()):
-        found = [] if watch.process.gone else _neighbours(watch.process, root)
+        found = [] if watch.process.gone else _neighbours(watch.process, root, within)
         # The process's own children first, where not all can be watched.
         found.sort(key=lambda other: other not in watch.process.children)
         neighbours[pid] = found[:MOST_NEIGHBOURS]
@@ -625,7 +631,7 @@ def measure(pids: Sequence[int], seconds: float, root: str = "/") -> list[Proces
     elapsed = time.monotonic() - start
     done = {pid: watch.finish(elapsed) for pid, watch in watches.items()}
     for pid in pids:
-        watches[pid].count_threads()
+        watches[pid].count_threads(of_users)
         done[pid].neighbours = [done[other] for other in neighbours[pid] if not done[other].gone]
     return [done[pid] for pid in pids]
 
