@@ -73,7 +73,8 @@ def time(measured: dict[str, Any]) -> str:
         (name, f"{row['median']:+.2f}", f"{row['quartiles'][0]:+.2f} to {row['quartiles'][1]:+.2f}")
         for name, row in measured["more_ms"].items()
     ]
-    return table((f"{measured['pairs']} pairs", "ms more, median", "quartiles"), rows)
+    head = f"CPython {measured['python']}, {measured['pairs']} pairs"
+    return table((head, f"ms more than {measured['bare_ms']}, median", "quartiles"), rows)
 
 
 def mounts(measured: dict[str, Any]) -> str:

@@ -7,7 +7,8 @@
 - crowd: `CROWD_COMMANDS` on a machine with up to 2,000 processes of 50 threads, which sleep, each with libgomp
   loaded, in one limited cgroup, and of a user who has RLIMIT_NPROC: everything that can be looked at is. Needs root,
   a C compiler, some 3 GB of memory, and raises kernel.pid_max while it runs.
-- image: `scan` over a root with up to 2 million files in directories of 40. Needs 2 million inodes below TMPDIR, and 0.4 GB.
+- image: `scan` over a root with up to 2 million files in directories of 40. Needs 2 million inodes below
+  TMPDIR, and 0.4 GB.
 - starts: the CPU time of starts with blasenv and without, in pairs under a limit of 1 CPU.
 """
 
