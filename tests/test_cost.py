@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+import cost_page
 import pytest
-from conftest import NEWEST_TESTED, ROOT, Cgroup, Venv, clean_environ, make_venv, run
-from instructions import CALLGRIND, collected
+from conftest import NEWEST_TESTED, PYTHONS, ROOT, Cgroup, Venv, clean_environ, make_venv, run
+from instructions import BARE, CALLGRIND, SITUATIONS, Bench, collected
 from scale import make_tree
-
-MOST_OF_A_BARE_START = 0.042
 
 # Placed where it runs before blasenv's hook: tells which files this process opens, from then on.
 WATCH = (
@@ -101,41 +101,39 @@ def test_imports_one_module(one_venv: Venv, one_bare_venv: Venv, one_cpu: Cgroup
     assert modules[one_venv] - modules[one_bare_venv] == {"blasenv"}
 
 
-def instructions(venv: Venv, group: Cgroup) -> int:
-    """Instructions of a bare start, of the second one: the first writes the byte code."""
-    group.run([venv.python, "-c", "pass"])
-    return collected(
-        group.run([*CALLGRIND, venv.python, "-c", "pass"], environ=clean_environ(PYTHONHASHSEED="0")).stderr
-    )
+@pytest.fixture(scope="module")
+def bench(wheel: Path, one_cpu: Cgroup, tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    """Counts instructions on 3.13, of what the wheel installs."""
+    for program in ("valgrind", "cc"):
+        if not shutil.which(program):
+            pytest.skip(f"no {program} on this machine")
+    if "3.13" not in PYTHONS:
+        pytest.skip("no CPython 3.13 on this machine")
+    directory = tmp_path_factory.mktemp("bench")
+    return Bench(PYTHONS["3.13"], directory, lambda packages: shutil.unpack_archive(wheel, packages, "zip"))
 
 
-def test_instructions(one_cpu: Cgroup, limited: Callable[[float], Cgroup], wheel: Path, tmp_path: Path) -> None:
-    """The hook over a .pth line that does nothing, in parts of a start without any .pth file, on 3.13.
+@pytest.mark.parametrize("name", [name for name, situation in SITUATIONS.items() if situation.most])
+def test_instructions(name: str, bench: Bench) -> None:
+    """What a start costs in a situation, in parts of a start without any .pth file; docs/cost.md has the figures."""
+    situation, bare = SITUATIONS[name], bench.count(BARE)
+    counted, without = bench.measure(situation)
+    cost = counted - without
+    print(f"{situation.label}: +{cost:,} instructions, {cost / bare:.2%} of {bare:,}")
+    assert 0 < cost < situation.most * bare
 
-    Also where the limit is above half of the CPUs, as with 1.5 of 2: cores are asked for only where
-    the rounded count could be more than they are.
-    """
-    if not shutil.which("valgrind"):
-        pytest.skip("no valgrind on this machine")
-    counts = {}
-    for name in ("bare", "line", "hook"):
-        venv = make_venv(tmp_path / name, "3.13")
-        if name == "line":
-            (venv.site_packages / "a0_nothing.pth").write_text("import os\n")
-        if name == "hook":
-            venv.install(wheel)
-        for leftover in venv.site_packages.glob("_virtualenv.*"):
-            leftover.unlink()
-        counts[name] = instructions(venv, one_cpu)
-    counts["hook at 1.5"] = instructions(venv, limited(1.5))
-    print(
-        f"instructions on 3.13: bare start {counts['bare']:,}; a .pth line that does nothing "
-        f"+{counts['line'] - counts['bare']:,}"
-    )
-    for name in ("hook", "hook at 1.5"):
-        cost = counts[name] - counts["line"]
-        print(f"blasenv on top of that: {name} +{cost:,}, {cost / counts['bare']:.2%}")
-        assert 0 < cost < MOST_OF_A_BARE_START * counts["bare"]
+
+def test_the_page_has_the_figures_that_were_measured() -> None:
+    page, document = cost_page.PAGE.read_text("utf-8"), json.loads(cost_page.RESULT.read_text("utf-8"))
+    assert set(document) == set(cost_page.SECTIONS)
+    assert cost_page.render(page, document) == page, "run benchmarks/cost_page.py"
+
+
+def test_the_readme_has_the_figures_that_were_measured() -> None:
+    pythons = json.loads(cost_page.RESULT.read_text("utf-8"))["instructions"]["pythons"]
+    (counted,) = [counted for version, counted in pythons.items() if version.startswith("3.13.")]
+    share = (counted["half"][0] - counted["half"][1]) / counted["bare"][0]
+    assert f"about {share:.0%} of a bare start".replace("%", " %") in (ROOT / "README.md").read_text("utf-8")
 
 
 def test_many_mounts_and_nested_groups_cost_in_proportion(tmp_path: Path) -> None:

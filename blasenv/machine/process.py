@@ -382,8 +382,13 @@ def _counters(task: str) -> _Counters | None:
         stat.major_faults,
         int(status.get("voluntary_ctxt_switches", 0)),
         int(status.get("nonvoluntary_ctxt_switches", 0)),
-        frozenset(_host.parse_cpu_list(status.get("Cpus_allowed_list", "").encode())),
+        _cpus(status.get("Cpus_allowed_list", "")),
     )
+
+
+@lru_cache(64)
+def _cpus(listed: str) -> frozenset[int]:
+    return frozenset(_host.parse_cpu_list(listed.encode()))  # one set for all the threads that have the same
 
 
 def _read_call(proc: str, tid: int) -> list[int]:
@@ -507,7 +512,7 @@ class Watch:
             process.lacks.append(Lack("waits", f"{proc}/syscall", ""))
         process.children = _children(proc)
         outer = parse_status(_read(f"{os.path.dirname(proc)}/{stat.parent}/status")) if stat.parent > 0 else {}
-        process.around = frozenset(_host.parse_cpu_list(outer.get("Cpus_allowed_list", "").encode()))
+        process.around = _cpus(outer.get("Cpus_allowed_list", ""))
 
     def _counters(self) -> dict[int, _Counters]:
         counters = {tid: _counters(f"{self._proc}/task/{tid}") for tid in _tids(self._proc)}

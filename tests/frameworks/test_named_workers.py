@@ -61,6 +61,7 @@ GUNICORN = "gunicorn --bind=unix:socket --no-control-socket web:wsgi"
 UVICORN = "uvicorn --uds=socket web:asgi"
 CELERY = "celery --app=tasks worker"
 DRAMATIQ = "dramatiq actors"
+XDIST = f"-q --dist=each -p no:cacheprovider --rootdir={PROGRAMS} {PROGRAMS / 'xdist_workers.py'}"
 
 SAID = [
     # gunicorn forks its workers
@@ -99,25 +100,7 @@ SAID = [
     (f"{DRAMATIQ} --use-spawn -vp2", {}, 2, shared("dramatiq -p 2")),
     (DRAMATIQ, {}, CPUS, shared("dramatiq, one per CPU")),
     (f"{DRAMATIQ} --proc 1", {"WEB_CONCURRENCY": "2"}, 1, ALONE),
-]
-
-
-@pytest.mark.parametrize(("line", "environ", "number", "want"), SAID)
-def test_workers_that_a_server_names(
-    line: str,
-    environ: Mapping[str, str],
-    number: int,
-    want: tuple[str, str, str],
-    servers: Venv,
-    group: Cgroup,
-    tmp_path: Path,
-) -> None:
-    assert check(servers, group, tmp_path, line, number, want, environ) == []
-
-
-XDIST = f"-q --dist=each -p no:cacheprovider --rootdir={PROGRAMS} {PROGRAMS / 'xdist_workers.py'}"
-
-SAID_TO_XDIST = [
+    # pytest-xdist has execnet start them, as "python -c", so that their own command line says nothing
     (f"pytest {XDIST} -n 2", {}, 2, shared("pytest -n 2")),
     (f"pytest {XDIST} -n=2", {}, 2, shared("pytest -n 2")),
     (f"-m pytest {XDIST} --numprocesses=2", {}, 2, shared("pytest --numprocesses 2")),
@@ -132,8 +115,8 @@ SAID_TO_XDIST = [
 ]
 
 
-@pytest.mark.parametrize(("line", "environ", "number", "want"), SAID_TO_XDIST)
-def test_workers_of_xdist(
+@pytest.mark.parametrize(("line", "environ", "number", "want"), SAID)
+def test_workers_that_a_server_names(
     line: str,
     environ: Mapping[str, str],
     number: int,
@@ -142,7 +125,6 @@ def test_workers_of_xdist(
     group: Cgroup,
     tmp_path: Path,
 ) -> None:
-    """They are "python -c" of execnet, so that their own command line says nothing."""
     assert check(servers, group, tmp_path, line, number, want, environ) == []
 
 
