@@ -10,7 +10,6 @@ import datetime
 import json
 import os
 import platform
-import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -128,12 +127,11 @@ def render(page: str, document: dict[str, Any]) -> str:
     """The page with the tables between their marks made anew."""
     for name, make in SECTIONS.items():
         if name in document:
-            mark, end = f"<!-- {name} -->\n", "<!-- end -->"
-            pattern = f"{re.escape(mark)}.*?{re.escape(end)}"
-            new = f"{mark}{make(document[name])}\n{end}"
-            page, count = re.subn(pattern, lambda _, new=new: new, page, flags=re.DOTALL)
-            if count != 1:
-                raise SystemExit(f"{PAGE} has {count} places for {name}")
+            before, mark, rest = page.partition(f"<!-- {name} -->\n")
+            _, end, after = rest.partition("<!-- end -->")
+            if not mark or not end:
+                raise SystemExit(f"{PAGE} has no place for {name}")
+            page = f"{before}{mark}{make(document[name])}\n{end}{after}"
     return page
 
 
