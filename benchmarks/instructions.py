@@ -66,21 +66,22 @@ class Situation:
 
 CHILD = {"OMP_NUM_THREADS": "1", "BLASENV_SET": "OMP_NUM_THREADS=1", "BLASENV_MARK": "OMP_NUM_THREADS=1"}
 SITUATIONS = {
-    "none": Situation("no limit", cpus=None),
-    "half": Situation("limit of 1 CPU of 2"),
-    "above": Situation("limit of 1.5 CPUs of 2", cpus=1.5),
-    "cores": Situation("limit of 3 CPUs of 4, where cores are asked for", cpus=3, pretend=True),
-    "server": Situation("a server, `gunicorn -w 4`", program=("{DIR}/gunicorn", "-w", "4")),
-    "child": Situation("receipts in the environment: a child of one", environ=CHILD),
-    "config": Situation("with a configuration file", environ={"BLASENV_CONFIG": "{DIR}/blasenv.toml"}),
-    "user": Situation("when you set `OMP_NUM_THREADS`", environ={"OMP_NUM_THREADS": "1"}),
-    "disabled": Situation("`BLASENV_DISABLE=1`", environ={"BLASENV_DISABLE": "1"}),
-    "site": Situation("as `sitecustomize`, over a bare start", venv="site", over="bare"),
+    "none": Situation("no limit", cpus=None, most=0.041),
+    "half": Situation("limit of 1 CPU of 2", most=0.042),
+    "above": Situation("limit of 1.5 CPUs of 2", cpus=1.5, most=0.042),
+    "cores": Situation("limit of 3 CPUs of 4, where cores are asked for", cpus=3, pretend=True, most=0.061),
+    "server": Situation("a server, `gunicorn -w 4`", program=("{DIR}/gunicorn", "-w", "4"), most=0.088),
+    "child": Situation("receipts in the environment: a child of one", environ=CHILD, most=0.044),
+    "config": Situation("with a configuration file", environ={"BLASENV_CONFIG": "{DIR}/blasenv.toml"}, most=0.083),
+    "user": Situation("when you set `OMP_NUM_THREADS`", environ={"OMP_NUM_THREADS": "1"}, most=0.036),
+    "disabled": Situation("`BLASENV_DISABLE=1`", environ={"BLASENV_DISABLE": "1"}, most=0.008),
+    "site": Situation("as `sitecustomize`, over a bare start", venv="site", over="bare", most=0.052),
     "injected": Situation(
         "injected ([fleet.md](fleet.md)), over a bare start",
         environ={"PYTHONPATH": "{DIR}/exported"},
         venv="bare",
         over="bare",
+        most=0.054,
     ),
     "source": Situation("without byte code", compiled=False),
 }

@@ -21,22 +21,37 @@ import time
 from pathlib import Path
 
 import cost_page
-from instructions import copy_hook
+from instructions import LINE, copy_hook
+
+NOTHING = "a line that does nothing"
+# What blasenv's time consists of, step by step: what is behind its line.
+STEPS = {
+    "blasenv's line, and an empty package": "def run(): pass\n",
+    "… with blasenv's code, which only is read": "{CODE}\ndef run(): pass\n",
+    "… which opens `/proc/self/cgroup` and `mountinfo`, too": (
+        "{CODE}\ndef run():\n"
+        "    if not hasattr(sys, '_blasenv'):\n"
+        "        sys._blasenv = [read_file(f'/proc/self/{name}', MAX_FILE, True) for name in ('cgroup', 'mountinfo')]\n"
+    ),
+}
 
 
 def make_venvs(python: str, directory: Path) -> dict[str, Path]:
     """One environment without a .pth file, and one for each case, with only that in it."""
-    venvs = {}
+    venvs: dict[str, Path] = {}
     packages = {"setuptools": "setuptools<82", "coverage": "coverage>=7.11"}  # later setuptools bring no .pth
-    for name in ("bare", "a line that does nothing", "blasenv", *packages):
-        venv = directory / name.replace(" ", "-")
+    for name in ("bare", NOTHING, *STEPS, "blasenv", *packages):
+        venv = directory / f"{len(venvs)}"
         pip = [] if name in packages else ["--without-pip"]
         subprocess.run([python, "-m", "venv", *pip, venv], check=True)
         (site,) = venv.glob("lib/python3.*/site-packages")
-        if name == "a line that does nothing":
-            (site / "a0_nothing.pth").write_text("import os\n")
-        elif name == "blasenv":
+        if name == NOTHING:
+            (site / "a0_nothing.pth").write_text(LINE)
+        elif name == "blasenv" or name in STEPS:
             copy_hook(site)
+            module = site / "blasenv" / "__init__.py"
+            code = module.read_text(encoding="utf-8")
+            module.write_text(STEPS.get(name, "{CODE}").replace("{CODE}", code), encoding="utf-8")
         elif name in packages:
             pip = [str(venv / "bin" / "python"), "-m", "pip", "install", "-q", "--disable-pip-version-check"]
             subprocess.run([*pip, packages[name]], check=True)
