@@ -539,6 +539,26 @@ def test_pids_of_cgroup_v1_are_on_their_own_mount() -> None:
     assert pids.parse_mounts(mounts, 1, b"pids") == [(b"/", b"/cg/pids"), (b"/", b"/cg/with blank")]
 
 
+def test_many_processes_are_counted_once_for_all_that_are_watched() -> None:
+    """Of 2,000 of one user, or in one limit, each would look at all the others: 4 million files."""
+    code = (
+        "import sys; opened = []; sys.addaudithook(lambda event, args: event == 'open' and opened.append(args[0]));"
+        "from blasenv.machine import process;"
+        "found = process.measure([int(pid) for pid in sys.argv[2:]], 0.1);"
+        "print(all(one.user_threads for one in found), opened.count(f'/proc/{sys.argv[1]}/status'))"
+    )
+    if os.geteuid():
+        pytest.skip("only root starts a process as another user")
+    children = []
+    with contextlib.ExitStack() as stack:
+        for _ in range(4):
+            children.append(stack.enter_context(subprocess.Popen(["prlimit", "--nproc=99", "sleep", "99"], user=64323)))
+            stack.callback(children[-1].kill)
+        pids_of_them = [str(child.pid) for child in children]
+        done = run([sys.executable, "-c", code, *pids_of_them], environ=clean_environ(), cwd=ROOT)
+    assert done.stdout == "True 1\n"
+
+
 @pytest.mark.parametrize(
     ("contents", "want"),
     [
