@@ -5,7 +5,7 @@
 
 - mounts: finding the limit among thousands of mounts and dozens of nested groups.
 - crowd: `CROWD_COMMANDS` on a machine with up to 2,000 processes of 50 threads, which sleep, each with libgomp
-  loaded, in one limited cgroup, and of a user who has RLIMIT_NPROC: everything that can be looked at is. Needs root,
+  loaded, in one limited cgroup, and of users who have RLIMIT_NPROC: everything that can be looked at is. Needs root,
   a C compiler, some 3 GB of memory, and raises kernel.pid_max while it runs.
 - image: `scan` over a root with up to 2 million files in directories of 40. Needs 2 million inodes below
   TMPDIR, and 0.4 GB.
@@ -17,6 +17,7 @@ from __future__ import annotations
 import contextlib
 import os
 import random
+import signal
 import statistics
 import subprocess
 import sys
@@ -43,10 +44,8 @@ FILES, FILES_IN_ONE, DIRECTORIES_IN_ONE = (500_000, 1_000_000, 2_000_000), 40, 1
 STARTS = 300  # pairs
 CROWD = r"""
 #include <pthread.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <sys/prctl.h>
-#include <sys/resource.h>
 #include <unistd.h>
 
 static void *sleep_on(void *unused) {
@@ -56,20 +55,21 @@ static void *sleep_on(void *unused) {
 
 int main(int count, char **words) {
     int processes = atoi(words[1]), threads = atoi(words[2]);
-    struct rlimit most = {1000000, 1000000};
-    setrlimit(RLIMIT_NPROC, &most);
-    if (setgid(65534) || setuid(65534)) return 1;
     for (int process = 0; process < processes; process++) {
-        if (fork()) continue;
+        pid_t pid = fork();
+        if (pid < 0) write(1, "!", 1);
+        if (pid) continue;
+        // Of two users, because RLIMIT_NPROC may be fewer than all of the threads.
+        int user = 65533 + process % 2, failed = setgid(user) || setuid(user);
         prctl(PR_SET_PDEATHSIG, 9);
         pthread_attr_t small;
         pthread_attr_init(&small);
         pthread_attr_setstacksize(&small, 16384);
         for (int thread = 1; thread < threads; thread++) {
             pthread_t started;
-            if (pthread_create(&started, &small, sleep_on, NULL)) perror("pthread_create");
+            failed |= pthread_create(&started, &small, sleep_on, NULL);
         }
-        write(1, ".", 1);
+        write(1, failed ? "!" : ".", 1);
         sleep_on(NULL);
     }
     sleep_on(NULL);
@@ -147,7 +147,7 @@ def crowd(program: Path, processes: int) -> Iterator[None]:
         command = group.enter([program, str(processes), str(THREADS)])
         with subprocess.Popen(command, stdout=subprocess.PIPE) as parent:
             try:
-                if parent.stdout is None or len(parent.stdout.read(processes)) != processes:
+                if parent.stdout is None or parent.stdout.read(processes) != b"." * processes:
                     raise SystemExit("not all of them have started")
                 yield
             finally:
@@ -237,6 +237,7 @@ def main() -> int:
     if set(sys.argv[1:]) - set(PARTS):
         print(__doc__, file=sys.stderr)
         return 2
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # what was started is ended
     for part in sys.argv[1:] or PARTS:
         PARTS[part]()
     return 0
