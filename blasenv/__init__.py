@@ -97,7 +97,7 @@ def read_file(path: "str | bytes", most: int, kernel: bool = False) -> "tuple[by
                 return b"", "not a regular file"
             chunks, length = [], 0
             while length <= most:
-                chunk = os.read(fd, 8192)
+                chunk = os.read(fd, 8192)  # for much more, the heap would grow and shrink again
                 if not chunk:
                     break
                 chunks.append(chunk)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import blasenv
@@ -144,8 +144,9 @@ def count_threads_of_users(root: str = "/") -> Counter[int]:
         if name.isdigit():
             status = blasenv.read_file(f"{proc}/{name}/status", blasenv.MAX_FILE)[0]
             words = {line.split(b":")[0]: line.split()[1:] for line in status.split(b"\n") if b":" in line}
-            if words.get(b"Uid"):
-                threads[int(words[b"Uid"][0])] += int((words.get(b"Threads") or [b"1"])[0])
+            uid = (words.get(b"Uid") or [b""])[0]
+            if uid.isdigit():
+                threads[int(uid)] += int((words.get(b"Threads") or [b"1"])[0])
     return threads
 
 
@@ -153,12 +154,13 @@ def find_user_threads(
     pid: int,
     user: int,
     root: str = "/",
-    of_users: Callable[[str], Mapping[int, int]] = count_threads_of_users,
+    of_users: Callable[[str], Counter[int]] = count_threads_of_users,
 ) -> UserThreads | None:
     """RLIMIT_NPROC of a process, and how many threads its user has.
 
-    None when there is no such limit for it: none set, root (setrlimit(2): a privileged process is
-    not held to it), or another user namespace, whose count can't be seen from here.
+    ``of_users`` is `count_threads_of_users`, or one that remembers what it said. None when there is no such limit for
+    it: none set, root (setrlimit(2): a privileged process is not held to it), or another user namespace, whose count
+    can't be seen from here.
     """
     proc = f"{root.rstrip('/')}/proc"
     most = parse_nproc(blasenv.read_file(f"{proc}/{pid}/limits", blasenv.MAX_FILE)[0])

@@ -559,7 +559,7 @@ class Watch:
         )
         return process
 
-    def count_threads(self, of_users: Callable[[str], Mapping[int, int]]) -> None:
+    def count_threads(self, of_users: Callable[[str], Counter[int]]) -> None:
         """Fill in how many more threads may start, and how many were refused meanwhile.
 
         ``of_users`` is `count_threads_of_users`.

@@ -110,6 +110,9 @@ def toml(value: object) -> str:
 
 
 def print_json(obj: object) -> None:
-    """One JSON document on stdout, in ASCII, so that it survives any locale; of 100,000 threads, it has 60 MB."""
+    """One JSON document on stdout, in ASCII, so that it survives any locale.
+
+    Written as it is made: of a machine with 100,000 threads it has 60 MB, and its pieces would take ten times that.
+    """
     json.dump(obj, sys.stdout, indent=2)
     print()
