@@ -12,7 +12,17 @@ SWEEP = (1, 2, 3, 4, 6, 8, 16, 24, 48)  # thread counts of the chart
 SECONDS = {"short": 3, "full": 6}  # of one measurement
 ROUNDS = {"short": 1, "full": 3}  # of the measurements
 
+PIDS = 40  # of pids.max, as docker run --pids-limit 40
+
 FOUR = "400000 100000"  # cpu.max: microseconds of CPU time, in each period of so many microseconds
+
+# Four threads that never pause, with more room than they can use, and with the quota in other slices: cpu.max, and
+# the slice in microseconds (5000 by default).
+ROOM = {
+    "4.2": ("420000 100000", 5000),
+    "4.4": ("440000 100000", 5000),
+    "4, slices of 1 ms": (FOUR, 1000),
+}
 
 
 @dataclass(frozen=True)
@@ -191,3 +201,97 @@ COMMANDS = (
             ("48 CPUs visible, a limit of 4 CPUs; blasenv sets 4 here", "THREADS MEDIAN RANGE THROTTLED"),
             limited=True),
 )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Crowd:
+    """A program that solves one system of equations where pids.max is `PIDS`, and how it ends."""
+
+    variant: str
+    """"default" or "blasenv"."""
+    status: int
+    threads: int | None
+    """At the end, with SciPy's; None where it does not get there."""
+
+
+# As a program that ctrl-C ended: OpenBLAS sends SIGINT when it can't have its threads.
+CROWDS = (Crowd("default", 130, None), Crowd("blasenv", 0, 4 + 3))
+MEMORY = {"default": 48 + 47, "blasenv": 4 + 3}  # the threads by variant
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A setting in which the bits of some results are asked for, twice, in a process each."""
+
+    cpus: int
+    """Visible ones: cpuset.cpus of the group."""
+    variant: str
+    """"default", "by hand" or "blasenv"; only with this one the quota is set, as only it looks there."""
+    threads: int
+    """Of NumPy's OpenBLAS, then."""
+    processor: str = ""
+    """OPENBLAS_CORETYPE: the code for another generation of CPUs."""
+
+    @property
+    def name(self) -> str:
+        """What the results call it."""
+        return f"{self.cpus} CPUs, {self.variant}{f', {self.processor}' * bool(self.processor)}"
+
+
+ANSWERS = (
+    Answer(48, "default", 48),
+    Answer(16, "default", 16),
+    Answer(2, "default", 2),
+    Answer(48, "by hand", 4),
+    Answer(48, "blasenv", 4),
+    Answer(16, "blasenv", 4),
+    Answer(4, "blasenv", 4),
+    Answer(2, "blasenv", 2),
+    Answer(48, "blasenv", 4, "Nehalem"),
+)
+
+
+@dataclass(frozen=True)
+class Container:
+    """A container of Podman's, and what a Python in it gets."""
+
+    user: str
+    """"root", or "able", who has the cgroup controllers of one subtree."""
+    runtime: str
+    """"crun" or "runc"."""
+    way: str
+    """How blasenv gets there: "image", "runtime" (blasenv-runtime in front), "exec" (the same, asked by podman exec),
+    or "nothing"."""
+    flags: str
+    limit: str | None
+    """cpu.max in the container."""
+    value: str | None
+    """The native OMP_NUM_THREADS."""
+    threads: int | None
+    """NumPy's; None where the program must end before it has any."""
+
+    @property
+    def name(self) -> str:
+        """What the results call it."""
+        return f"{self.user}, {self.runtime}, {self.way}, {self.flags or 'no flags'}"
+
+
+CONTAINERS = (
+    *(
+        container
+        for user in ("root", "able")
+        for runtime in ("crun", "runc")
+        for container in (
+            Container(user, runtime, "nothing", "--cpus 4", FOUR, None, 48),
+            Container(user, runtime, "image", "--cpus 4", FOUR, "4", 4),
+            Container(user, runtime, "runtime", "--cpus 4", FOUR, "4", 4),
+            Container(user, runtime, "exec", "--cpus 4", FOUR, "4", 4),
+        )
+    ),
+    Container("root", "crun", "image", "", "max 100000", None, 48),
+    Container("root", "crun", "image", "--cpus 2.5", "250000 100000", "2", 2),
+    Container("root", "crun", "image", "--cpus 4 --cpuset-cpus 0-1", FOUR, None, 2),
+    Container("root", "crun", "nothing", f"--cpus 4 --pids-limit {PIDS}", None, None, None),
+    Container("root", "crun", "image", f"--cpus 4 --pids-limit {PIDS}", FOUR, "4", 4),
+    Container("able", "crun", "image", "--cpus 2.5", "250000 100000", "2", 2),
+)

@@ -28,10 +28,13 @@ SUITE = "bookworm"
 PYTHON = "3.11"  # of that suite
 WHEELS = ("numpy==2.4.6", "scipy==1.17.1")  # OpenBLAS with pthreads, one copy in each
 SERVERS = ("gunicorn==27.0.1", "celery==5.7.0")  # and what they need
+# The second image is the first, and what only the cases of the full form need.
+LEARN = ("scikit-learn==1.9.1", *WHEELS)
+PODMAN = ("podman", "crun", "runc", "uidmap")
 PLATFORMS = ("manylinux_2_28_x86_64", "manylinux_2_27_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64")
 SITE = f"usr/local/lib/python{PYTHON}/dist-packages"
 LEFT_OUT = ("dev", "proc", "sys", "run", "var/cache", "var/lib/apt", "var/lib/dpkg", "usr/share/zoneinfo")
-GUEST = ("machine_cases.py", "machine_guest.py", "machine_program.py", "machine_server.py")
+GUEST = ("machine_cases.py", "machine_guest.py", "machine_probe.py", "machine_program.py", "machine_server.py")
 PACKAGES = {"qemu-system-x86_64": "qemu-system-x86", "mmdebstrap": "mmdebstrap", "dpkg-deb": "dpkg"}
 
 
@@ -71,20 +74,22 @@ def find_kernel() -> Path:
     return kernel
 
 
-def find_base(host: Path) -> Path:
+def find_base(host: Path, full: bool = False) -> Path:
     """The cpio archive with Debian, Python, NumPy and SciPy, made once per content of this file.
 
-    ``host`` is a Python with pip. Raises RuntimeError when something can't be had.
+    The ``full`` one has scikit-learn and Podman, too. ``host`` is a Python with pip. Raises RuntimeError when
+    something can't be had.
     """
     recipe = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:16]
-    base = CACHE / f"{SUITE}-{recipe}.cpio"
+    base = CACHE / f"{SUITE}-{'full-' * full}{recipe}.cpio"
     if not base.exists():
         with _new_file(base) as unfinished:
             folder = unfinished.parent
             wanted = ["--only-binary=:all:", f"--python-version={PYTHON}", "--implementation=cp"]
             wanted += [f"--platform={platform}" for platform in PLATFORMS]
-            for wheels in (("--no-deps", *WHEELS), SERVERS):
-                run([host, "-m", "pip", "download", "-q", "-d", folder / "wheels", *wanted, *wheels])
+            for wheels in (("--no-deps", *WHEELS), SERVERS, LEARN if full else ()):
+                if wheels:
+                    run([host, "-m", "pip", "download", "-q", "-d", folder / "wheels", *wanted, *wheels])
             excluded = [f"--dpkgopt=path-exclude=/usr/share/{name}/*" for name in ("doc", "man", "locale", "info")]
             hooks = [
                 f"copy-in {folder}/wheels /tmp",
@@ -92,7 +97,13 @@ def find_base(host: Path) -> Path:
                 f'rm -r "$1"/tmp/wheels; find "$1"/{SITE} -name tests -prune -exec rm -r {{}} +',
                 f'chroot "$1" python3 -m compileall -q /usr/lib/python{PYTHON} /{SITE}',
             ]
-            options = ["--quiet", "--variant=minbase", "--include=python3", *excluded, *apt_options()]
+            options = [
+                "--quiet",
+                "--variant=minbase",
+                f"--include={','.join(('python3', *(PODMAN if full else ())))}",
+                *excluded,
+                *apt_options(),
+            ]
             options += [f"--customize-hook={hook}" for hook in hooks]
             run(["mmdebstrap", *options, SUITE, folder / "base.tar", *mirror()])
             with unfinished.open("wb") as archive, tarfile.open(folder / "base.tar") as tar:
