@@ -3,7 +3,7 @@
 
     benchmarks/chart.py [FILE.svg]
 
-Left, docs/48-cpus.json (docker-tests/machine --write): how often the kernel stops a program with so many
+Left, docs/48-cpus.json (docker-tests/machine --write): how many CPUs stand still in a program with so many
 threads. Right, docs/throttling.json (benchmarks/throttling.py): what that costs, on real cores. The same
 measurements always give the same bytes.
 """
@@ -11,6 +11,7 @@ measurements always give the same bytes.
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -52,33 +53,34 @@ BOLD = ' font-weight="600"'
 TITLE = ' font-weight="600" style="font-size:15px"'
 
 
-def shares(machine: Sequence[Any]) -> dict[int, float]:
-    """The throttled share of the periods for each thread count, all rounds together."""
+def standing(machine: Sequence[Any]) -> dict[int, float]:
+    """The CPUs whose threads stood still, on average, for each thread count, all rounds together."""
     counted: dict[int, list[int]] = {}
     for row in machine:
         if row["kind"] == "sweep":
             total = counted.setdefault(int(row["name"]), [0, 0])
-            total[0] += row["result"]["nr_throttled"]
-            total[1] += row["result"]["nr_periods"]
-    return {threads: throttled / periods for threads, (throttled, periods) in sorted(counted.items())}
+            total[0] += row["result"]["throttled_usec"]
+            total[1] += row["result"]["usec"]
+    return {threads: throttled / usec for threads, (throttled, usec) in sorted(counted.items())}
 
 
-def draw_shares(machine: Sequence[Any]) -> list[str]:
-    """Left: throttled share against thread count, and who lands where."""
-    points = shares(machine)
+def draw_standing(machine: Sequence[Any]) -> list[str]:
+    """Left: what stands still against thread count, and who lands where."""
+    points = standing(machine)
     first, last = LEFT
+    most = 2 * math.ceil(max(points.values()) / 2)  # CPUs, at the top
     step = (last - first - 40) / (len(points) - 1)
     x = {threads: round(first + 20 + number * step, 1) for number, threads in enumerate(points)}
-    y = {threads: round(BOTTOM - share * (BOTTOM - TOP), 1) for threads, share in points.items()}
+    y = {threads: round(BOTTOM - cpus / most * (BOTTOM - TOP), 1) for threads, cpus in points.items()}
     parts = [
-        text((24, 34), "How often the kernel stops a program", "strong", more=TITLE),
-        text((24, 56), "48 CPUs visible, 4 allotted (emulated): the share of 100 ms periods"),
-        text((24, 73), "in which a 100 × 100 matmul + solve was throttled"),
+        text((24, 34), "CPUs that stand still", "strong", more=TITLE),
+        text((24, 56), "48 CPUs visible, 4 allotted (emulated): threads of a 100 × 100"),
+        text((24, 73), "matmul + solve that could run, but wait for the next period"),
     ]
-    for percent in (0, 25, 50, 75, 100):
-        level = BOTTOM - percent / 100 * (BOTTOM - TOP)
+    for cpus in range(0, most + 1, 2):
+        level = BOTTOM - cpus / most * (BOTTOM - TOP)
         parts.append(f'<path d="M{first} {level:g}H{last}" class="grid"/>')
-        parts.append(text((first - 8, level + 4.5), f"{percent} %", anchor="end"))
+        parts.append(text((first - 8, level + 4.5), f"{cpus}", anchor="end"))
     curve = " ".join(f"{x[threads]:g},{y[threads]:g}" for threads in points)
     parts.append(f'<polyline points="{curve}" class="curve" fill="none" stroke-width="2"/>')
     for threads in points:
@@ -87,9 +89,9 @@ def draw_shares(machine: Sequence[Any]) -> list[str]:
         parts.append(text((x[threads], BOTTOM + 20), str(threads), kind if size == 7 else "text", "middle"))
     parts += [
         text(((first + last) / 2, BOTTOM + 42), "threads", anchor="middle"),
-        text((x[48] + 6, y[48] + 28), f"default: 48 threads, {points[48]:.0%}", "bad", "end", BOLD),
-        text((x[4] + 16, y[4] + 8), f"blasenv: 4 threads, {points[4]:.0%}", "good", more=BOLD),
-        text((x[4] + 16, y[4] + 25), "as when set by hand", "good"),
+        text((x[48] + 6, y[48] - 14), f"default: 48 threads, {points[48]:.1f}", "bad", "end", BOLD),
+        text((x[4] + 24, y[4] - 33), f"blasenv: 4 threads, {points[4]:.1f}", "good", "end", BOLD),
+        text((x[4] + 24, y[4] - 16), "as when set by hand", "good", "end"),
     ]
     return parts
 
@@ -129,19 +131,19 @@ def draw_times(real: Any) -> list[str]:
 
 def render(machine: Sequence[Any], real: Any) -> str:
     """The whole picture."""
-    points = shares(machine)
+    points = standing(machine)
     told = (
-        f"Throttled share of periods with 4 of 48 CPUs allotted: {points[48]:.0%} with the default of 48 threads, "
-        f"{points[4]:.0%} with the 4 threads that blasenv or a person sets."
+        f"CPUs that stand still with 4 of 48 CPUs allotted: {points[48]:.1f} with the default of 48 threads, "
+        f"{points[4]:.1f} with the 4 threads that blasenv or a person sets."
     )
     size = f'width="{WIDTH}" height="{HEIGHT}" viewBox="0 0 {WIDTH} {HEIGHT}"'
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" {size} role="img" aria-labelledby="title told">',
-        '<title id="title">CPU throttling against thread count</title>',
+        '<title id="title">CPUs that stand still, against thread count</title>',
         f'<desc id="told">{escape(told)}</desc>',
         style(),
         f'<rect width="{WIDTH}" height="{HEIGHT}" rx="8" class="ground"/>',
-        *draw_shares(machine),
+        *draw_standing(machine),
         *draw_times(real),
         "</svg>",
     ]

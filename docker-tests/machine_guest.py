@@ -416,8 +416,8 @@ def plan(form: str) -> dict[str, list[Step]]:
     short, seconds, rounds = form == "short", SECONDS[form], range(ROUNDS[form])
     steps: dict[str, list[Step]] = {
         "load": [
-            Step(load.name, variant == "blasenv",
-                 partial(measure, load.program, FOUR if load.quota else "", QUOTA if variant == "by hand" else None, seconds))
+            Step(load.name, variant == "blasenv", partial(measure, load.program, FOUR if load.quota else "",
+                                                          QUOTA if variant == "by hand" else None, seconds))
             for variant in ("default", "by hand", "blasenv")
             for _ in rounds
             for load in LOADS

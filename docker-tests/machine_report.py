@@ -7,7 +7,21 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from machine_cases import CPUS, DECISIONS, LOADS, QUOTA, SERVERS, SWEEP
+from machine_cases import (
+    ANSWERS,
+    CONTAINERS,
+    CPUS,
+    CROWDS,
+    DECISIONS,
+    LOADS,
+    MEMORY,
+    PIDS,
+    QUOTA,
+    ROOM,
+    SERVERS,
+    SWEEP,
+    Answer,
+)
 
 Result = dict[str, Any]  # one line of JSON from the machine: kind, name, result
 Seen = Mapping[str, Any]  # its "result"
@@ -47,7 +61,7 @@ def describe(seen: Seen) -> str:
     if not seen["nr_periods"]:
         return f"{seen['threads']} threads, no periods"
     periods = f"throttled in {seen['nr_throttled']} of {seen['nr_periods']} periods"
-    return f"{seen['threads']} threads, {periods}, {standing(seen):.2f} CPUs stand still"
+    return f"{seen['threads']} threads, {standing(seen):.2f} CPUs stand still, {periods}"
 
 
 def _table(titles: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
@@ -56,10 +70,10 @@ def _table(titles: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
 
 
 def _throttled(seen: Seen) -> tuple[str, str]:
-    """Two columns."""
+    """Two columns: the CPUs that stand still, and the periods."""
     if not seen["nr_periods"]:
-        return "no periods", "0"
-    return f"{seen['nr_throttled']} of {seen['nr_periods']} ({share(seen):.0%})", f"{standing(seen):.2f}"
+        return "0", "no periods"
+    return f"{standing(seen):.2f}", f"{seen['nr_throttled']} of {seen['nr_periods']} ({share(seen):.0%})"
 
 
 def render_json(results: Sequence[Result]) -> str:
@@ -74,16 +88,16 @@ Made by `docker-tests/machine --write`; what it measured is in [48-cpus.json](48
 
 A machine with {cpus} CPUs, emulated by QEMU: Linux {kernel}, cgroup v2 alone, a quota of {quota} CPUs on the
 parent of the program's cgroup, NumPy {numpy} and SciPy {scipy} from PyPI, each with an OpenBLAS of its own.
-Every row was watched for {seconds} seconds. An emulator's times are its own, so there are none here. The
-counters are the kernel's, but emulated CPUs get their turns late, which adds some throttling to every row.
+Every row was watched for {seconds} seconds. An emulator's times are its own, so there are none here.
 What too many threads cost on real cores is in [throttling.json](throttling.json).
 
 ## At work
 
 *Standing still*: CPUs whose threads are ready to run and wait for the next period, on average
-(`throttled_usec` of `cpu.stat` over the time).
+(`throttled_usec` of `cpu.stat` over the time). This figure tells the cases apart. The share of the periods in which
+it happened does not: a period counts the same if {quota} threads waited for a millisecond, or {cpus} for most of it.
 
-{loads}
+{loads}{room}
 
 *matmul + solve*: 100 × 100. *interpolate*: `scipy.interpolate.RBFInterpolator` through 100 points with 400
 values each; SciPy's OpenBLAS starts as many threads as NumPy's, less the main thread.
@@ -92,7 +106,7 @@ values each; SciPy's OpenBLAS starts as many threads as NumPy's, less the main t
 
 {sweep}
 
-{servers}## What the doctor says
+{servers}{memory}{crowds}{answers}{podman}## What the doctor says
 
 A program that never heard of blasenv is at work there, and this is asked from outside:
 
@@ -130,6 +144,205 @@ that they see, and with `cpu_count = true` one for each that is allotted.
 """
 
 
+def _room(loads: Mapping[str, Seen], room: Mapping[str, Seen]) -> str:
+    """Why the right count is throttled, too; nothing where that was not measured."""
+    if not room:
+        return ""
+    own = next(loads[load.name] for load in LOADS if (load.variant, load.quota) == ("blasenv", QUOTA))
+    wide, wider, fine = (f"{share(room[name]):.0%}" for name in ROOM)
+    seen = f"{share(own):.0%} of the periods, but with {standing(own):.2f} CPUs"
+    return f"""
+
+Why {QUOTA} threads on a quota of {QUOTA} touch the limit, too, in {seen}:
+they never pause, so they use up the quota, and whatever runs late goes over it; here most of that is the emulation,
+whose CPUs get their turns late: with more quota than {QUOTA} threads can use it is still {wide} (4.2 CPUs) and {wider}
+(4.4), while slices of 1 ms in place of 5, in which a CPU fetches quota, change little ({fine}); and the program
+has no other thread."""
+
+
+def _memory(seen_by_name: Mapping[str, Sequence[Seen]]) -> str:
+    """The section about memory, where it was measured."""
+    rows = []
+    for variant in MEMORY:
+        for seen in seen_by_name.get(variant, []):
+            for title, when in (
+                ("`import numpy, scipy.linalg`", "imported"),
+                ("and a product, and a solution", "computed"),
+            ):
+                now = seen[when]
+                rows.append(
+                    (
+                        title,
+                        VARIANTS[variant],
+                        now["Threads"],
+                        _mib(now["VmSize"]),
+                        f"{now['stacks']}: {_mib(now['stacks_size'])}",
+                        _mib(now["stacks_rss"]),
+                        _mib(now["VmRSS"]),
+                        _mib(seen["peak"]) if when == "computed" else "",
+                    )
+                )
+    if not rows:
+        return ""
+    alone = next(iter(seen_by_name.values()))[0]["alone"]
+    bare = f"{_mib(alone['VmSize'])} and {_mib(alone['VmRSS'])}"
+    titles = (
+        "after",
+        "what is set",
+        "threads",
+        "address space",
+        "stacks",
+        "of them resident",
+        "resident",
+        "cgroup's peak",
+    )
+    return f"""\
+## Memory, under a quota of {QUOTA}
+
+{_table(titles, rows)}
+
+MiB, of one process (`VmSize` and `VmRSS` of `/proc/self/status`, the thread stacks of `smaps`), and the most that the
+kernel counted for its cgroup (`memory.peak`); Python alone has {bare}. A thread has a stack of 8 MiB, touches little of
+it, and gets a buffer from OpenBLAS when it computes. A limit on the address space (`ulimit -v`, a batch system's)
+counts all of it, a container's `--memory` only what was touched.
+
+"""
+
+
+def _mib(kilobytes: int) -> int:
+    return round(kilobytes / 1024)
+
+
+def _crowds(seen_by_name: Mapping[str, Sequence[Seen]]) -> str:
+    """The section about pids.max, where it was measured."""
+    rows = [
+        (VARIANTS[case.variant], seen["status"], "" if case.status else seen["threads"], _last_words(case.status, seen))
+        for case in CROWDS
+        for seen in seen_by_name.get(case.variant, [])
+    ]
+    if not rows:
+        return ""
+    said = seen_by_name["default"][0]["said"].splitlines()[0]
+    return f"""\
+## Where threads are counted: `pids.max` {PIDS}
+
+A program that imports NumPy and SciPy and solves one system of equations, in a cgroup that may have {PIDS} processes
+and threads (`docker run --pids-limit {PIDS}`), under the quota of {QUOTA}:
+
+{_table(("what is set", "exit status", "threads", "how it ends"), rows)}
+
+OpenBLAS can't have its 48 threads, says so (`{said}`)
+and sends the process SIGINT, so the import fails as if somebody had pressed ctrl-C.
+
+"""
+
+
+def _last_words(status: int, seen: Seen) -> str:
+    """How a program ended: its last line, or that it got there."""
+    return f"`{seen['said'].split()[-1]}` in `import numpy`" if status else "it is solved"
+
+
+def _answers(seen_by_name: Mapping[str, Sequence[Seen]]) -> str:
+    """The section about the bits of results, where they were asked for."""
+    seen = {case: seen_by_name[case.name][0] for case in ANSWERS if case.name in seen_by_name}
+    if not seen:
+        return ""
+    names = list(next(iter(seen.values()))["bits"])
+    letters: dict[str, dict[str, str]] = {name: {} for name in names}
+
+    def letter(name: str, bits: str) -> str:
+        return letters[name].setdefault(bits, chr(ord("A") + len(letters[name])))
+
+    rows = [
+        (
+            case.cpus,
+            VARIANTS[case.variant] + f", `OPENBLAS_CORETYPE={case.processor}`" * bool(case.processor),
+            now["openblas"],
+            *("/".join(dict.fromkeys(letter(name, bits) for bits in now["bits"][name])) for name in names),
+        )
+        for case, now in seen.items()
+    ]
+    table = _table(("visible CPUs", "what is set", "threads", *names), rows)
+    return f"""\
+## The same bits?
+
+Equal letters in a column: the same bits (SHA-256 of the result's bytes). Each was computed twice in each of two
+processes; where these differ, all their letters stand there.
+
+{table}
+
+{_moral(seen)}
+
+"""
+
+
+def _moral(seen: Mapping[Answer, Seen]) -> str:
+    """What that table says, and what it does not."""
+    names = list(next(iter(seen.values()))["bits"])
+
+    def differing(cases: Iterable[Answer]) -> str:
+        bits = {name: {one for case in cases for one in seen[case]["bits"][name]} for name in names}
+        return ", ".join(name for name in names if len(bits[name]) > 1) or "none"
+
+    here = [case for case in seen if not case.processor]
+    default = [case for case in here if case.variant == "default"]
+    ours = [case for case in here if case.variant == "blasenv" and case.threads == QUOTA]
+    fewer = [case for case in here if case.variant == "blasenv" and case.cpus in (2, CPUS)]
+    other = [case for case in seen if case.processor] + ours
+    return f"""\
+- Without blasenv the host decides the count. Between 48, 16 and 2 visible CPUs these differ:
+  {differing(default)}.
+- With blasenv the container's quota does, on each host with at least {QUOTA} CPUs. Between 48, 16 and 4 these differ:
+  {differing(ours)}.
+- On a host with 2 CPUs there are 2 threads, with blasenv, too. Between 48 and 2 these differ:
+  {differing(fewer)}.
+- Another generation of CPUs has other code in OpenBLAS, whatever the count. With Nehalem's these differ:
+  {differing(other)}.
+
+So the thread count becomes a property of the container, and with it the bits that depend on nothing else. That is no
+promise of equal results: not across kinds of CPUs or versions of a library, and not where threads add up in the order
+in which they happen to end, as OpenMP lets them."""
+
+
+WAYS = {
+    "nothing": "nothing",
+    "image": "blasenv in the image",
+    "runtime": "`blasenv-runtime` in front",
+    "exec": "the same, by `podman exec`",
+}
+
+
+def _podman(seen_by_name: Mapping[str, Sequence[Seen]], results: Sequence[Result]) -> str:
+    """The section about Podman, where it was run."""
+    rows = [
+        (
+            {"root": "root", "able": "rootless"}[case.user],
+            case.runtime,
+            f"`{case.flags}`" if case.flags else "",
+            WAYS[case.way],
+            f"`{seen['limit']}`" if "limit" in seen else "",
+            seen.get("value") or "",
+            seen.get("threads", "KeyboardInterrupt"),
+        )
+        for case in CONTAINERS
+        for seen in seen_by_name.get(case.name, [])
+    ]
+    if not rows:
+        return ""
+    full = next(result for result in results if result.get("image") == "full")
+    titles = ("user", "runtime", "`podman run`", "blasenv", "`cpu.max` inside", "`OMP_NUM_THREADS`", "NumPy's threads")
+    return f"""\
+## Podman
+
+Podman {full["podman"]} with crun {full["crun"]} and runc {full["runc"]}, on this machine without systemd
+(`--cgroup-manager cgroupfs`), from a root directory (`--rootfs`); rootless with `--cgroups split`, in a subtree of
+cgroups that was given to the user with the controllers `cpu`, `cpuset`, `memory` and `pids`.
+
+{_table(titles, rows)}
+
+"""
+
+
 def render_page(results: Sequence[Result]) -> str:
     """The page docs/48-cpus.md."""
     machine = next(result for result in results if result["kind"] == "machine")
@@ -146,7 +359,7 @@ def render_page(results: Sequence[Result]) -> str:
         scipy=machine["scipy"],
         seconds=round(loads[rows[0].name]["usec"] / 1e6),
         loads=_table(
-            ("program", "quota", "what is set", "threads", "throttled periods", "standing still"),
+            ("program", "quota", "what is set", "threads", "standing still", "throttled periods"),
             [
                 (load.program, load.quota or "none", VARIANTS[load.variant], seen["threads"], *_throttled(seen))
                 for load in rows
@@ -154,10 +367,15 @@ def render_page(results: Sequence[Result]) -> str:
             ],
         ),
         sweep=_table(
-            ("`OMP_NUM_THREADS`", "throttled periods", "standing still"),
+            ("`OMP_NUM_THREADS`", "standing still", "throttled periods"),
             [(threads, *_throttled(sweep[str(threads)])) for threads in SWEEP],
         ),
+        room=_room(loads, {name: add_up(rounds) for name, rounds in group(results, "room").items()}),
         servers=_servers(group(results, "server")),
+        memory=_memory(group(results, "memory")),
+        crowds=_crowds(group(results, "pids")),
+        answers=_answers(group(results, "answer")),
+        podman=_podman(group(results, "podman"), results),
         doctor=group(results, "command")["doctor PID"][0]["stdout"].rstrip(),
         decisions=_table(
             ("where Python starts", "rule", "`OMP_NUM_THREADS`", "NumPy's threads"),
