@@ -362,13 +362,21 @@ def test_found_on_path_and_never_itself(bench: Bench, one_venv: Venv) -> None:
     assert len(bench.read()["mounts"]) == 2
 
 
-@pytest.mark.parametrize("state", [{"state.json": "init_process_pid"}, {"status": "pid"}])
-def test_a_process_that_comes_later_gets_the_same(state: dict[str, str], bench: Bench) -> None:
-    root = bench.directory / "run"
+@pytest.mark.parametrize("named", [True, False], ids=["--root", "rootless Podman"])
+@pytest.mark.parametrize(
+    ("runtime", "name", "key"), [("runc", "state.json", "init_process_pid"), ("crun", "status", "pid")]
+)
+def test_a_process_that_comes_later_gets_the_same(
+    runtime: str, name: str, key: str, named: bool, bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = bench.directory / runtime
     (root / "container-1").mkdir(parents=True)
-    ((name, key),) = state.items()
     file = bench.directory / "process.json"
-    words = ["--root", str(root), "exec", "--process", str(file), "--detach", "container-1"]
+    words = ["exec", "--process", str(file), "--detach", "container-1"]
+    if named:
+        words[:0] = ["--root", str(root)]
+    else:
+        monkeypatch.setenv("XDG_RUNTIME_DIR", str(bench.directory))
 
     def env(init: int, **process: object) -> object:
         (root / "container-1" / name).write_text(json.dumps({"id": "x", key: init}))

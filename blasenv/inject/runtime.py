@@ -36,7 +36,6 @@ PLACE = "/.blasenv"
 STARTUP = "/usr/local/lib/blasenv"
 
 RUNTIMES = ("runc", "crun")
-DEFAULT_ROOT = "/run/runc"  # where runc, for root, keeps its containers
 ANNOTATION = "blasenv.inject"
 # Where containerd and CRI-O say what a container is to its pod: "sandbox", or "container".
 KINDS = ("io.kubernetes.cri.container-type", "io.kubernetes.cri-o.ContainerType")
@@ -179,18 +178,28 @@ def edit_bundle(bundle: str, startup: str) -> None:
         write_document(path, config, before)
 
 
-def edit_process(path: str, root: str, container: str) -> None:
+def default_roots() -> list[str]:
+    """Where runc and crun keep what they know of their containers when nobody says --root, the user's own place first.
+
+    runc(8), crun(1): below XDG_RUNTIME_DIR without root, else below /run; crun takes the variable from root, too.
+    """
+    places = [os.environ.get("XDG_RUNTIME_DIR", ""), "/run"]
+    return [os.path.join(place, name) for place in places if place.startswith("/") for name in RUNTIMES]
+
+
+def edit_process(path: str, roots: Sequence[str], container: str) -> None:
     """Edit the file that describes a process to start in a running container, where that has the mount.
 
-    ``root`` is the directory where the real runtime keeps what it knows of its containers.
+    ``roots`` are the directories where the real runtime may keep what it knows of its containers.
     """
     pid = None
     if "/" in container:
         return  # no name of a container; the real runtime says so
-    for name, key in (("state.json", "init_process_pid"), ("status", "pid")):  # runc's, crun's
-        file = os.path.join(root, container, name)
-        if os.path.isfile(file):
-            pid = read_document(file)[0][key]
+    for root in roots:
+        for name, key in (("state.json", "init_process_pid"), ("status", "pid")):  # runc's, crun's
+            file = os.path.join(root, container, name)
+            if pid is None and os.path.isfile(file):
+                pid = read_document(file)[0][key]
     if isinstance(pid, int) and os.path.isfile(f"/proc/{pid}/root{PLACE}/sitecustomize.py"):
         process, before = read_document(path)
         env = process.setdefault("env", [])
@@ -267,7 +276,8 @@ def prepare(arguments: Sequence[str], startup: str) -> None:
         process = options.get("--process") or options.get("-p")
         if command == "exec" and process:
             # With the process in a file, the container is the last word.
-            edit_process(process, options.get("--root") or options.get("-r") or DEFAULT_ROOT, arguments[-1])
+            root = options.get("--root") or options.get("-r")
+            edit_process(process, [root] if root else default_roots(), arguments[-1])
     except Exception as error:  # noqa: BLE001  whatever it is, the container must start
         said = str(error)
         if not isinstance(error, (Problem, OSError)):
