@@ -221,7 +221,7 @@ MEMORY = {"default": 48 + 47, "blasenv": 4 + 3}  # the threads by variant
 
 @dataclass(frozen=True)
 class Answer:
-    """A setting in which the bits of some results are asked for, twice, in a process each."""
+    """A setting in which the bits of some results are asked for, of each twice in one process."""
 
     cpus: int
     """Visible ones: cpuset.cpus of the group."""

@@ -74,7 +74,7 @@ def answers() -> dict[str, object]:
 
     random = np.random.default_rng(4)
     matrix, other = random.random((256, 256)), random.random((256, 256))
-    small, tall, numbers = random.random((100, 100)), random.random((200, 20)), random.random(200_000)
+    small, tall, numbers = random.random((80, 80)), random.random((200, 20)), random.random(200_000)
     points = random.random((2000, 4))
     work: dict[str, Callable[[], object]] = {
         "matmul": lambda: matrix @ other,

@@ -266,8 +266,8 @@ def _answers(seen_by_name: Mapping[str, Sequence[Seen]]) -> str:
     return f"""\
 ## The same bits?
 
-Equal letters in a column: the same bits (SHA-256 of the result's bytes). Each was computed twice in each of two
-processes; where these differ, all their letters stand there.
+Equal letters in a column: the same bits (SHA-256 of the result's bytes). Each row is a process, in which each was
+computed twice; where these two differ, both letters stand there.
 
 {table}
 
