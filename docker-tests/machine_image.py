@@ -33,7 +33,7 @@ LEARN = ("scikit-learn==1.9.1", *WHEELS)
 PODMAN = ("podman", "crun", "runc", "uidmap")
 PLATFORMS = ("manylinux_2_28_x86_64", "manylinux_2_27_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64")
 SITE = f"usr/local/lib/python{PYTHON}/dist-packages"
-LEFT_OUT = ("dev", "proc", "sys", "run", "var/cache", "var/lib/apt", "var/lib/dpkg", "usr/share/zoneinfo")
+LEFT_OUT = ("dev", "proc", "sys", "run", "var/cache", "var/lib/apt", "var/lib/dpkg")
 GUEST = ("machine_cases.py", "machine_guest.py", "machine_probe.py", "machine_program.py", "machine_server.py")
 PACKAGES = {"qemu-system-x86_64": "qemu-system-x86", "mmdebstrap": "mmdebstrap", "dpkg-deb": "dpkg"}
 
