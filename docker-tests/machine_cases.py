@@ -294,4 +294,7 @@ CONTAINERS = (
     Container("root", "crun", "nothing", f"--cpus 4 --pids-limit {PIDS}", None, None, None),
     Container("root", "crun", "image", f"--cpus 4 --pids-limit {PIDS}", FOUR, "4", 4),
     Container("able", "crun", "image", "--cpus 2.5", "250000 100000", "2", 2),
+    Container(
+        "able", "crun", "image", "--cpus 4 --cgroups enabled", "max 100000", None, 48
+    ),  # no limit, without a word
 )

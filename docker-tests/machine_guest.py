@@ -346,7 +346,7 @@ def contain(case: Container) -> Asked:
     environ = ENVIRON
     become: tuple[str, ...] = ()
     if case.user == "able":
-        flags += ["--cgroups", "split"]
+        flags += ["--cgroups", "split"] if "--cgroups" not in flags else []
         environ = {**ENVIRON, "HOME": "/home/able", "XDG_RUNTIME_DIR": f"/run/user/{UID}"}
         become = ("setpriv", "--reuid", str(UID), "--regid", str(UID), "--clear-groups")
     root = ["--rootfs", str(IMAGES / case.user)]
