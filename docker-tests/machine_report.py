@@ -184,7 +184,10 @@ def _memory(seen_by_name: Mapping[str, Sequence[Seen]]) -> str:
                 )
     if not rows:
         return ""
-    alone = next(iter(seen_by_name.values()))[0]["alone"]
+    many, few = (seen_by_name[variant][0]["computed"] for variant in MEMORY)
+    more = many["Threads"] - few["Threads"]
+    each, touched = ((many[name] - few[name]) / 1024 / more for name in ("VmSize", "VmRSS"))
+    alone = seen_by_name["default"][0]["alone"]
     bare = f"{_mib(alone['VmSize'])} and {_mib(alone['VmRSS'])}"
     titles = (
         "after",
@@ -202,9 +205,10 @@ def _memory(seen_by_name: Mapping[str, Sequence[Seen]]) -> str:
 {_table(titles, rows)}
 
 MiB, of one process (`VmSize` and `VmRSS` of `/proc/self/status`, the thread stacks of `smaps`), and the most that the
-kernel counted for its cgroup (`memory.peak`); Python alone has {bare}. A thread has a stack of 8 MiB, touches little of
-it, and gets a buffer from OpenBLAS when it computes. A limit on the address space (`ulimit -v`, a batch system's)
-counts all of it, a container's `--memory` only what was touched.
+kernel counted for its cgroup (`memory.peak`); Python alone has {bare}. Each thread more costs {each:.0f} of address
+space, 8 of them for its stack, nearly all of the rest for OpenBLAS's buffer, and {touched:.1f} resident once it has
+computed. A limit on the address space (`ulimit -v`, a batch system's) counts all of it, a container's `--memory` only
+what was touched.
 
 """
 
@@ -222,7 +226,7 @@ def _crowds(seen_by_name: Mapping[str, Sequence[Seen]]) -> str:
     ]
     if not rows:
         return ""
-    said = seen_by_name["default"][0]["said"].splitlines()[0]
+    said = seen_by_name["default"][0]["said"].splitlines()[0].partition("init: ")[2]
     return f"""\
 ## Where threads are counted: `pids.max` {PIDS}
 
@@ -231,8 +235,8 @@ and threads (`docker run --pids-limit {PIDS}`), under the quota of {QUOTA}:
 
 {_table(("what is set", "exit status", "threads", "how it ends"), rows)}
 
-OpenBLAS can't have its 48 threads, says so (`{said}`)
-and sends the process SIGINT, so the import fails as if somebody had pressed ctrl-C.
+OpenBLAS can't have its {CPUS} threads, says so, and sends the process SIGINT: the import fails as if somebody had
+pressed ctrl-C. It said `{said}`.
 
 """
 
@@ -330,11 +334,12 @@ def _podman(seen_by_name: Mapping[str, Sequence[Seen]], results: Sequence[Result
     if not rows:
         return ""
     full = next(result for result in results if result.get("image") == "full")
+    runc = full["runc"].partition("+")[0]
     titles = ("user", "runtime", "`podman run`", "blasenv", "`cpu.max` inside", "`OMP_NUM_THREADS`", "NumPy's threads")
     return f"""\
 ## Podman
 
-Podman {full["podman"]} with crun {full["crun"]} and runc {full["runc"]}, on this machine without systemd
+Podman {full["podman"]} with crun {full["crun"]} and runc {runc}, on this machine without systemd
 (`--cgroup-manager cgroupfs`), from a root directory (`--rootfs`); rootless with `--cgroups split`, in a subtree of
 cgroups that was given to the user with the controllers `cpu`, `cpuset`, `memory` and `pids`.
 
