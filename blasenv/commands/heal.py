@@ -312,11 +312,6 @@ def _throttled(process: Process) -> float:
     return process.throttling.share if process.throttling else 0.0
 
 
-def _still(process: Process) -> float:
-    """CPUs whose threads were ready, and stood still because the quota was spent."""
-    return process.throttling.seconds / process.seconds if process.throttling and process.seconds else 0.0
-
-
 def _result(case: Case) -> str:
     """What came of it."""
     head = paint("bold", f"PID {case.pid}")
@@ -333,7 +328,7 @@ def _result(case: Case) -> str:
         facts = [
             ("busy threads", *(str(_busy(process)) for process in pair)),
             ("throttled", *(f"{100 * _throttled(process):.0f} % of the periods" for process in pair)),
-            ("standing still", *(f"{_still(process):.2f} CPUs" for process in pair)),
+            ("standing still", *(f"{process.standing_still:.2f} CPUs" for process in pair)),
         ]
         parts.append(table(("", "BEFORE", "AFTER"), facts))
     return "\n\n".join(parts)
@@ -356,7 +351,7 @@ def _as_json(case: Case) -> dict[str, object]:
             "busy_threads": _busy(process),
             "threads": len(process.threads),
             "throttled_share": round(_throttled(process), 4),
-            "standing_still_cpus": round(_still(process), 4),
+            "standing_still_cpus": round(process.standing_still, 4),
             "seconds": round(process.seconds, 3),
         }
 

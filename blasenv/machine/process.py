@@ -12,7 +12,7 @@ import platform
 import re
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 
@@ -82,6 +82,10 @@ class Stat:
     """CPU time, user and system."""
     started: float
     """When it began, in seconds after the machine's start; field 22."""
+    threads: int
+    """How many the process has; field 20."""
+    kernel: bool
+    """Whether it is a thread of the kernel; PF_KTHREAD in field 9 (include/linux/sched.h)."""
 
 
 def parse_stat(contents: bytes) -> Stat | None:
@@ -95,7 +99,16 @@ def parse_stat(contents: bytes) -> Stat | None:
         return None
     name = before.partition(b"(")[2].decode(errors="backslashreplace")
     ticks = int(fields[11]) + int(fields[12])
-    return Stat(name, fields[0].decode(), int(fields[1]), int(fields[9]), ticks / _TICK, int(fields[19]) / _TICK)
+    return Stat(
+        name,
+        fields[0].decode(),
+        int(fields[1]),
+        int(fields[9]),
+        ticks / _TICK,
+        int(fields[19]) / _TICK,
+        int(fields[17]),
+        bool(int(fields[6]) & 0x00200000),
+    )
 
 
 def parse_words(contents: bytes) -> list[str]:
@@ -236,6 +249,8 @@ class Process:
     """Of the cgroup that was throttled most, while watched."""
     throttling_before: Throttling | None = None
     """The same cgroup's counters since it was made."""
+    throttled_level: blasenv.Limit | None = None
+    """The limit of that cgroup."""
     cgroup_processes: int = 0
     """How many processes share the tightest cgroup."""
     children: list[int] = field(default_factory=list)
@@ -315,6 +330,11 @@ class Process:
         """CPUs that it wanted, and did not get."""
         steady = sum(thread.queued for thread in self.threads if not thread.restless)
         return steady + min(1.0, sum(thread.queued for thread in self._in_turn))
+
+    @property
+    def standing_still(self) -> float:
+        """CPUs whose threads were ready, and stood still because the quota was spent."""
+        return self.throttling.seconds / self.seconds if self.throttling and self.seconds else 0.0
 
     @property
     def throttled(self) -> bool:
@@ -447,12 +467,16 @@ def _within(top: str, path: str) -> str:
 
 
 def _most_throttled(
-    before: Sequence[Throttling | None], after: Sequence[Throttling | None]
-) -> tuple[Throttling | None, Throttling | None]:
-    """The change of the level that was throttled in most periods, and its counters at the end."""
-    changes = [(now - then, now) for then, now in zip(before, after) if then is not None and now is not None]
+    levels: Sequence[blasenv.Limit], before: Sequence[Throttling | None], after: Sequence[Throttling | None]
+) -> tuple[Throttling | None, Throttling | None, blasenv.Limit | None]:
+    """The change of the level that was throttled in most periods, its counters at the end, and the level."""
+    changes = [
+        (now - then, now, level)
+        for level, then, now in zip(levels, before, after)
+        if then is not None and now is not None
+    ]
     if not changes:
-        return None, None
+        return None, None, None
     return max(changes, key=lambda change: (change[0].share, change[0].periods))
 
 
@@ -547,7 +571,9 @@ class Watch:
         process = self.process
         process.seconds = elapsed
         after = [read_throttling(level, self._root) for level in process.levels]
-        process.throttling, process.throttling_before = _most_throttled(self._throttling, after)
+        process.throttling, process.throttling_before, process.throttled_level = _most_throttled(
+            process.levels, self._throttling, after
+        )
         last = self._counters()
         process.gone = process.gone or not last
         process.threads = [
@@ -607,10 +633,13 @@ def _neighbours(process: Process, root: str, within: Callable[[str], Sequence[in
     return [pid for pid in found if pid not in (process.pid, os.getpid())]
 
 
-def measure(pids: Sequence[int], seconds: float, root: str = "/") -> list[Process]:
+def measure(
+    pids: Sequence[int], seconds: float, root: str = "/", closed: Container[int] = frozenset()
+) -> list[Process]:
     """Watch processes for so many seconds, all over the same time, and those that share their limit.
 
-    A process that ends meanwhile, or was not there, comes back with ``gone``.
+    Of these, none that is in ``closed`` is opened. A process that ends meanwhile, or was not there, comes back with
+    ``gone``.
     """
     # Of many processes in one limit, or of one user, each would look at all the others.
     within, of_users = lru_cache(None)(processes_in), lru_cache(None)(count_threads_of_users)
@@ -618,6 +647,7 @@ def measure(pids: Sequence[int], seconds: float, root: str = "/") -> list[Proces
     neighbours: dict[int, list[int]] = {}
     for pid, watch in list(watches.items()):
         found = [] if watch.process.gone else _neighbours(watch.process, root, within)
+        found = [other for other in found if other not in closed]
         # The process's own children first, where not all can be watched.
         found.sort(key=lambda other: other not in watch.process.children)
         neighbours[pid] = found[:MOST_NEIGHBOURS]

@@ -12,13 +12,12 @@ from dataclasses import asdict
 from blasenv import __version__
 from blasenv.errors import Failure
 from blasenv.machine import process
-from blasenv.machine.process import Process
 from blasenv.output.text import count, paint, paragraph, print_json, table
 
-from . import effect, installation, page, started, verdict
+from . import effect, installation, page
 from .checks import CHECKS, Check, Context, Result, summary
-from .started import Started
-from .verdict import Verdict
+from .judging import judge
+from .node import node_command
 
 SCHEMA = 1
 MOST_SECONDS = 3600
@@ -38,6 +37,9 @@ def doctor_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("what", nargs="*", metavar="PID | CHECK", help="a process that runs now, or a check by name")
     parser.add_argument("--all", action="store_true", help="every process that has a BLAS or OpenMP library loaded")
     parser.add_argument("--seconds", type=float, default=1.5, help="how long to watch processes (default: 1.5)")
+    parser.add_argument("--node", action="store_true", help="every container of this machine, the worst first")
+    parser.add_argument("--watch", type=float, metavar="SECONDS", help="with --node: show it anew this often")
+    parser.add_argument("--metrics", metavar="FILE", help="with --node: write FILE for Prometheus' node-exporter")
     parser.add_argument("--list", action="store_true", help="list the checks")
     parser.add_argument(
         "--root", default="/", metavar="DIR", help="check the image unpacked in DIR, without running it"
@@ -61,6 +63,9 @@ def doctor_command(args: argparse.Namespace) -> int:
         raise Failure(f"--root {args.root}: no such directory", 2)
     if not 0 < args.seconds <= MOST_SECONDS:
         raise Failure(f"--seconds {args.seconds:g}: say a number above 0 and up to {MOST_SECONDS}, such as 1.5", 2)
+    _check_node(args)
+    if args.node:
+        return node_command(args)
     if args.all:
         return _look_at_all(args)
     if pids:
@@ -69,6 +74,22 @@ def doctor_command(args: argparse.Namespace) -> int:
         print(table(("CHECK", "WHAT IT ASKS"), [(name, summary(function)) for name, function in ORDERED.items()]))
         return 0
     return _check(names, args)
+
+
+def _check_node(args: argparse.Namespace) -> None:
+    """Refuse what --node doesn't go with, and what goes only with it."""
+    if not args.node and (args.watch is not None or args.metrics is not None):
+        raise Failure("--watch and --metrics are for blasenv doctor --node", 2)
+    if not args.node:
+        return
+    if args.all or args.what:
+        raise Failure("--node looks at all containers; it takes no --all, PIDs or checks", 2)
+    if args.root != "/" or args.strict or args.list:
+        raise Failure("--node looks at this machine; it takes no --root, --strict or --list", 2)
+    if args.watch is not None and not 0 < args.watch <= MOST_SECONDS:
+        raise Failure(f"--watch {args.watch:g}: say a number above 0 and up to {MOST_SECONDS}, such as 10", 2)
+    if args.watch is not None and args.json:
+        raise Failure("--watch draws on a terminal; it doesn't go with --json", 2)
 
 
 def _check(names: list[str], args: argparse.Namespace) -> int:
@@ -117,18 +138,13 @@ def _closing(results: dict[str, Result], bad: list[str]) -> str:
     return "All is well."
 
 
-def _judge(found: Process) -> tuple[Process, Verdict, Started]:
-    known = started.UNKNOWN if found.gone else started.look(found)
-    return found, verdict.judge(found, known), known
-
-
 def _look_at(pids: list[int], args: argparse.Namespace) -> int:
     missing = [pid for pid in pids if not os.path.exists(f"/proc/{pid}")]
     which = ", ".join(str(pid) for pid in missing)
     absent = f"there is no process {which} here; in a container, only its own PIDs can be seen"
     if missing == pids:
         raise Failure(absent)
-    judged = [_judge(found) for found in process.measure(pids, args.seconds)]
+    judged = [judge(found) for found in process.measure(pids, args.seconds)]
     if args.json:
         print_json({"schema": SCHEMA, "processes": [page.as_json(*one) for one in judged]})
     else:
@@ -140,7 +156,7 @@ def _look_at(pids: list[int], args: argparse.Namespace) -> int:
 
 def _look_at_all(args: argparse.Namespace) -> int:
     pids, closed = process.numeric_pids()
-    judged = [_judge(found) for found in process.measure(pids, args.seconds) if not found.gone]
+    judged = [judge(found) for found in process.measure(pids, args.seconds) if not found.gone]
     problems = [one for one in judged if one[1].problem]
     problems.sort(key=lambda one: one[0].allowed - one[0].wants)  # who is furthest from what it may use
     if args.json:

@@ -45,7 +45,8 @@ def _stopped(process: Process, threads: Sequence[Thread], them: str) -> str:
     return f"{each} waited {percent(min(1.0, waited))} of the time for a CPU"
 
 
-def _pools(process: Process) -> str:
+def pool_names(process: Process) -> str:
+    """The libraries whose threads they may be: "OpenBLAS", "GNU OpenMP or OpenBLAS"; "" without any."""
     return " or ".join(sorted({library.kind for library in process.libraries if library.makes_threads}))
 
 
@@ -73,7 +74,7 @@ def _gone(process: Process, verdict: Verdict) -> str:
 def _threads(process: Process, verdict: Verdict) -> str:
     about = verdict.about or process
     busy = f"{count(verdict.working, 'busy thread')}"
-    pools = _pools(about)
+    pools = pool_names(about)
     kinds = {"library": f" ({pools})" if pools else "", "own": " of its own", "both": ""}
     if verdict.whose == "both":
         kinds["both"] = f" (its own, or of {pools or 'a library'})"
@@ -266,7 +267,7 @@ def advice(process: Process, verdict: Verdict, started: Started) -> str:
         elif mend == "pool":
             sentences.append(_own_pool(about, fits, also=any(one not in ("pool", "workers") for one in mends)))
         elif mend == "workers":
-            most = max(1, math.floor(process.allowed))
+            most = most_workers(process)
             sentences.append(f"Start fewer workers: {most} {'fits' if most == 1 else 'fit'} here.")
         elif mend == "widen":
             sentences.append(_widen(about))
@@ -279,12 +280,18 @@ def advice(process: Process, verdict: Verdict, started: Started) -> str:
 
 def _heal(about: Process, verdict: Verdict, fits: int) -> str:
     """The way without a restart, where the threads are a library's and the interpreter lets somebody in."""
+    command = heal_command(about, verdict, fits)
+    return f"Without a restart: {command}." if command else ""
+
+
+def heal_command(about: Process, verdict: Verdict, fits: int) -> str:
+    """``blasenv heal PID`` where that can work, else ""."""
     if verdict.kind != "threads" or not about.libraries or not {"variable", "run", "lower", "code"} & {*verdict.mends}:
         return ""
     if not remote.is_open(about.pid):
         return ""
     named = f"--threads {fits} " if "lower" in verdict.mends else ""  # what the user set stays otherwise
-    return f"Without a restart: blasenv heal {named}{about.pid}."
+    return f"blasenv heal {named}{about.pid}"
 
 
 def _or_else(mends: Sequence[str], started: Started, fits: int) -> str:
@@ -323,12 +330,21 @@ def _own_pool(about: Process, fits: int, *, also: bool) -> str:
 
 
 def _share(process: Process, verdict: Verdict, started: Started) -> str:
-    about = verdict.about or process
-    name = printable(program_of(verdict.master or process, about))
-    key = name if name.replace("_", "").replace("-", "").isalnum() else f'"{name}"'
     gives = f"each worker then starts {count(verdict.fits, 'thread')}"
-    line = f'In /etc/blasenv.toml, under [programs]: {key} = "share:{len(verdict.workers)}" ({gives}).'
+    line = f"In /etc/blasenv.toml, under [programs]: {programs_line(process, verdict)} ({gives})."
     return line if started.acted else f"Install blasenv in its Python. {line}"
+
+
+def programs_line(process: Process, verdict: Verdict) -> str:
+    """The line of [programs] that divides the limit among its workers."""
+    name = printable(program_of(verdict.master or process, verdict.about or process))
+    key = name if name.replace("_", "").replace("-", "").isalnum() else f'"{name}"'
+    return f'{key} = "share:{len(verdict.workers)}"'
+
+
+def most_workers(process: Process) -> int:
+    """How many workers of one thread fit."""
+    return max(1, math.floor(process.allowed))
 
 
 def _widen(about: Process) -> str:
