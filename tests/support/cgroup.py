@@ -35,6 +35,16 @@ class Cgroup:
         script = 'echo $$ > "$0" && exec "$@"'
         return ["/bin/sh", "-c", script, str(self.directory / "cgroup.procs"), *map(str, command)]
 
+    def pids(self) -> list[int]:
+        """The processes in it."""
+        return [int(pid) for pid in (self.directory / "cgroup.procs").read_text(encoding="ascii").split()]
+
+    def kill(self) -> None:
+        """End them."""
+        for pid in self.pids():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, 9)
+
     def throttled(self) -> tuple[int, int]:
         """In how many periods the group had to stand still, and of how many (``cpu.stat``)."""
         lines = (self.directory / "cpu.stat").read_text(encoding="ascii").splitlines()
@@ -110,9 +120,7 @@ def make_pids_cgroup(most: int) -> Iterator[Cgroup]:
 
 def _remove(directory: Path) -> None:
     for _ in range(50):
-        for pid in (directory / "cgroup.procs").read_text(encoding="ascii").split():
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(int(pid), 9)
+        Cgroup(directory).kill()
         with contextlib.suppress(OSError):  # busy, while its processes end
             directory.rmdir()
             return

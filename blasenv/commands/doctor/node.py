@@ -96,9 +96,11 @@ class Row:
         if self.cause == "neighbours":
             return "others below the same limit" if verdict.cause != "unseen" else "processes that can't be seen"
         if verdict.kind == "limit":
-            return f"the limit, not threads: {count(verdict.working, 'busy thread')} would fit"
+            return "the limit itself, not threads"
         if verdict.kind == "refused":
             return "threads that may not start"
+        if self.seen.share >= THROTTLED and self.allowed and self.seen.used <= 0.9 * self.allowed:
+            return f"short bursts: {number(round(self.seen.used, 1))} of {count(self.allowed, 'CPU')} on average"
         return _SHORT.get(verdict.kind, "waits")
 
     @property
