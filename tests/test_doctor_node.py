@@ -220,26 +220,27 @@ def test_names_are_found_in_the_files_of_each_engine(tmp_path: Path, top: str) -
     put(host, "var/lib/containers/storage/overlay-containers/containers.json", [{"id": "3" * 64, "names": ["pod"]}])
     names = Names(str(tmp_path), [["conmon", "-c", "4" * 64, "-n", "mine"]], [["dockerd", "--data-root", "/own"]])
     put(host, f"own/containers/{'5' * 64}/config.v2.json", {"Name": "/own"})
-    for path, name in (
-        (f"/docker/{ID}", Name("web")),
-        (f"/batch/{ID}", Name("web")),
-        (f"/docker/{OTHER}", Name("elsewhere")),
-        (f"/kubepods/pod{UID}/{'1' * 64}", IN_POD),
-        (f"/kubepods/pod{UID}/crio-{'2' * 64}", IN_POD),
-        (f"/machine.slice/libpod-{'3' * 64}.scope", Name("pod")),
-        (f"/machine.slice/libpod-{'4' * 64}.scope", Name("mine")),
-        (f"/docker/{'5' * 64}", Name("own")),
-        (f"/docker/{'6' * 64}", Name()),
-        ("/system.slice/cron.service", Name()),
+    for path, engine, name in (
+        (f"/docker/{ID}", "docker", Name("web")),
+        (f"/batch/{ID}", "docker", Name("web")),
+        (f"/docker/{OTHER}", "docker", Name("elsewhere")),
+        (f"/kubepods/pod{UID}/{'1' * 64}", "containerd", IN_POD),
+        (f"/kubepods/pod{UID}/{'2' * 64}", "crio", IN_POD),
+        (f"/kubepods/pod{UID}/crio-{'2' * 64}", "crio", IN_POD),
+        (f"/machine.slice/libpod-{'3' * 64}.scope", "podman", Name("pod")),
+        (f"/batch/{'4' * 64}", "podman", Name("mine")),
+        (f"/docker/{'5' * 64}", "docker", Name("own")),
+        (f"/batch/{'6' * 64}", "container", Name()),
+        ("/system.slice/cron.service", "systemd", Name()),
     ):
-        assert names.find(parse_path(path.encode())) == name, path
+        assert names.find(parse_path(path.encode())) == (engine, name), path
 
 
 def test_a_file_that_is_none_has_no_name(tmp_path: Path) -> None:
     directory = tmp_path / f"var/lib/docker/containers/{ID}"
     directory.mkdir(parents=True)
     os.mkfifo(directory / "config.v2.json")
-    assert Names(str(tmp_path)).find(parse_path(f"/docker/{ID}".encode())) == Name()
+    assert Names(str(tmp_path)).find(parse_path(f"/docker/{ID}".encode())) == ("docker", Name())
 
 
 # A machine that is a directory: 2 CPUs, cgroup v2, processes whose counters do not move.
@@ -620,12 +621,14 @@ def test_wrong_usage(words: list[str], tmp_path: Path) -> None:
 class Terminal:
     """``blasenv doctor --node --watch`` on a terminal of its own."""
 
-    def __init__(self, *words: str) -> None:
+    def __init__(self, *words: str, shell: Sequence[str] = ()) -> None:
         self.seen = b""
+        command = [*shell, *BLASENV, "--seconds", "0.1", *words]
         self.pid, self.fd = pty.fork()
         if not self.pid:
-            environ = clean_environ(PYTHONPATH=str(ROOT), TERM="xterm", LINES="12", COLUMNS="90")
-            os.execve(sys.executable, [*BLASENV, "--seconds", "0.1", *words], environ)  # noqa: S606
+            # Room for all rows, however many containers this machine has.
+            environ = clean_environ(PYTHONPATH=str(ROOT), TERM="xterm", LINES="999", COLUMNS="90")
+            os.execvpe(command[0], command, environ)  # noqa: S606
 
     def read_until(self, pattern: bytes) -> None:
         deadline = time.monotonic() + TIMEOUT
@@ -665,28 +668,39 @@ def test_watch_draws_in_place_and_ends_with_ctrl_c(tmp_path: Path) -> None:
         status = terminal.end()
     assert os.WIFEXITED(status)
     assert os.WEXITSTATUS(status) in (0, 1)
-    assert terminal.seen.startswith(TAKEN)
-    assert terminal.seen.count(TAKEN) == 1
-    assert terminal.seen.rpartition(GIVEN_BACK)[2] == b""
-    assert b"Traceback" not in terminal.seen
+    seen = terminal.seen.replace(b"^C", b"")  # the terminal's echo
+    assert seen.startswith(TAKEN)
+    assert seen.count(TAKEN) == 1
+    assert seen.rpartition(GIVEN_BACK)[2] == b""
+    assert b"Traceback" not in seen
     assert target.read_text(encoding="utf-8").endswith("# EOF\n")
 
 
-def test_watch_gives_the_screen_back_when_it_is_ended_or_stopped() -> None:
+def test_watch_gives_the_screen_back_when_it_is_terminated() -> None:
     terminal = Terminal("--watch", "0.2")
     terminal.read_until(DRAWN)
-    os.kill(terminal.pid, signal.SIGTSTP)
-    _, status = os.waitpid(terminal.pid, os.WUNTRACED)
-    assert os.WIFSTOPPED(status)
-    terminal.read_until(re.escape(GIVEN_BACK))
-    terminal.seen = b""
-    os.kill(terminal.pid, signal.SIGCONT)
-    terminal.read_until(re.escape(TAKEN) + rb"(?s:.*)" + DRAWN)
     os.kill(terminal.pid, signal.SIGTERM)
     status = terminal.end()
     assert os.WIFSIGNALED(status)
     assert os.WTERMSIG(status) == signal.SIGTERM
     assert terminal.seen.rpartition(GIVEN_BACK)[2] == b""
+    assert b"Traceback" not in terminal.seen
+
+
+def test_watch_gives_the_screen_back_while_it_is_stopped() -> None:
+    shell = ["bash", "-c", 'set -m; "$@"; echo STOPPED; read; fg; exit 0', "bash"]
+    terminal = Terminal("--watch", "0.2", shell=shell)
+    terminal.read_until(DRAWN)
+    os.write(terminal.fd, b"\x1a")  # Ctrl-Z
+    terminal.read_until(rb"STOPPED")
+    assert GIVEN_BACK in terminal.seen
+    assert terminal.seen.rpartition(GIVEN_BACK)[2].count(TAKEN) == 0
+    terminal.seen = b""
+    os.write(terminal.fd, b"\n")
+    terminal.read_until(re.escape(TAKEN) + rb"(?s:.*)" + DRAWN)
+    os.write(terminal.fd, b"\x03")
+    assert os.WIFEXITED(terminal.end())
+    assert GIVEN_BACK in terminal.seen
     assert b"Traceback" not in terminal.seen
 
 

@@ -184,6 +184,19 @@ def looks_at_all(place: Place) -> list[Any]:
     return [document]
 
 
+def looks_at_node(place: Place) -> list[Any]:
+    """Doctor: a container whose process computes with a library, in a limit, and a loop that is stopped by one."""
+    loop = "import ctypes; ctypes.CDLL('libgomp.so.1'); print('ready', flush=True)\nwhile True: pass"
+    options: dict[str, Any] = {"stdout": subprocess.PIPE, "env": clean_environ(), "text": True}
+    with subprocess.Popen(place.group.enter([sys.executable, "-c", loop]), **options) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        try:
+            return [place.document(["doctor", "--node", "--seconds", "0.5"])]
+        finally:
+            process.kill()
+
+
 def heals(place: Place) -> list[Any]:
     """A process that can be healed, and one that can't."""
     program = (ROOT / "tests" / "support" / "heal_program.py").read_text(encoding="utf-8")
@@ -218,6 +231,7 @@ EXAMPLES: dict[str, Callable[[Place], list[Any]]] = {
     "doctor": lambda place: [place.document(["doctor"]), place.document(["doctor", "--strict", "hook"])],
     "doctor PID": looks_at_processes,
     "doctor --all": looks_at_all,
+    "doctor --node": looks_at_node,
     "heal": heals,
     "scan": lambda place: [
         place.document(["scan", place.venv.directory / "bin"]),

@@ -187,27 +187,28 @@ class Names:
     def _read(self, path: str) -> bytes:
         return blasenv.read_file(self._base + path, MOST)[0]
 
-    def find(self, place: Place) -> Name:
-        """The name of a container, empty where no file that can be read has one."""
-        if not place.id:
-            return Name()
-        return next((name for name in self._told(place) if any(name)), Name())
+    def find(self, place: Place) -> tuple[str, Name]:
+        """The engine and the name of a container: the path's engine and no name, where no readable file has it."""
+        told = self._told(place) if place.id else ()
+        return next(((engine, name) for engine, name in told if any(name)), (place.engine, NAMELESS))
 
-    def _told(self, place: Place) -> Iterator[Name]:
+    def _told(self, place: Place) -> Iterator[tuple[str, Name]]:
         anybody = place.engine in ("container", "kubernetes")
         if anybody or place.engine == "docker":
             for top in self._docker:
-                yield parse_docker(self._read(f"{top}/containers/{place.id}/config.v2.json"))
+                yield "docker", parse_docker(self._read(f"{top}/containers/{place.id}/config.v2.json"))
         if anybody or place.engine == "containerd":
             for top in ("/run/containerd", "/run/k3s/containerd"):
                 tasks = f"{top}/io.containerd.runtime.v2.task"
                 for namespace in _listed(self._base + tasks):
-                    yield parse_bundle(self._read(f"{tasks}/{namespace}/{place.id}/config.json"))
+                    yield "containerd", parse_bundle(self._read(f"{tasks}/{namespace}/{place.id}/config.json"))
         if anybody or place.engine in ("podman", "crio"):
+            engine = {"container": "podman", "kubernetes": "crio"}.get(place.engine, place.engine)
             for top in ("/run/containers/storage", "/var/lib/containers/storage"):
-                yield parse_bundle(self._read(f"{top}/overlay-containers/{place.id}/userdata/config.json"))
-            yield self._storage().get(place.id, Name())
-            yield self._monitors.get(place.id, Name())
+                found = parse_bundle(self._read(f"{top}/overlay-containers/{place.id}/userdata/config.json"))
+                yield engine, found
+            yield engine, self._storage().get(place.id, NAMELESS)
+            yield engine, self._monitors.get(place.id, NAMELESS)
 
     def _storage(self) -> dict[str, Name]:
         if self._known is None:

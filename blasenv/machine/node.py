@@ -258,7 +258,8 @@ class _Look:
         )
         names = Names(self._root, monitors, daemons)
         for one in containers:
-            one.name = names.find(one.place)
+            engine, one.name = names.find(one.place)
+            one.place = one.place._replace(engine=engine)
             if one.place.id and not (one.name.pod or one.name.name):
                 awake = [process for process in one.processes if not process.gone and not process.idle]
                 for process in awake[:1]:
