@@ -569,7 +569,7 @@ def test_metrics_of_names_with_odd_characters(fake: Fake) -> None:
 
 
 def refused(target: Path, prefix: Sequence[str] = (), where: Path = ROOT) -> str:
-    command = [*prefix, *BLASENV, "--seconds", "0.1", "--metrics", target]
+    command = [*prefix, *BLASENV, "--seconds", "0.1", "--metrics", str(target)]
     done = run(command, status=1, environ=clean_environ(PYTHONPATH=str(where)), cwd="/")
     assert done.stdout == ""
     return done.stderr

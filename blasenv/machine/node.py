@@ -37,7 +37,9 @@ class Seen:
     used: float = 0.0
     """CPUs that it used between them."""
     idle: bool = True
-    """Whether it used none, and was not waiting for one."""
+    """Whether it used none, and was not ready to run."""
+    ready: bool = False
+    """Whether its first thread was ready to run both times, as where others use the CPUs that it wants."""
     gone: bool = False
 
 
@@ -202,6 +204,7 @@ class _Look:
             return
         one.used = max(0.0, stat.seconds - one.first.seconds) / max(1e-3, time.monotonic() - one.at)
         one.idle = one.used < IDLE and "R" not in (one.first.state, stat.state)
+        one.ready = one.first.state == stat.state == "R"
 
     def _throttling(self, groups: Iterable[Container], before: dict[str, tuple[float, Throttling]]) -> None:
         now = self._counters(groups)
@@ -226,7 +229,7 @@ class _Look:
         chosen: list[Container] = []
         threads = 0
         for one in sorted(containers, key=lambda one: (-one.standing_still, -one.used)):
-            if one.used < BUSY and one.share < THROTTLED:
+            if one.used < BUSY and one.share < THROTTLED and not any(process.ready for process in one.processes):
                 continue
             threads += sum(process.first.threads for process in one.processes if not process.idle)
             if chosen and threads > MOST_THREADS:

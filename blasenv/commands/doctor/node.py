@@ -141,7 +141,8 @@ class Row:
         ways = [instead[mend] for mend in verdict.mends if instead.get(mend)]
         ways += [way for way in (page.heal_command(about, verdict, fits), self.inject) if way]
         more = [besides[mend] for mend in verdict.mends if mend in besides]
-        return "; ".join(part for part in (" or ".join(ways), *more) if part)
+        either = ", ".join(ways[:-1]) + (" or " if ways[1:] else "") + "".join(ways[-1:])
+        return "; ".join(part for part in (either, *more) if part)
 
     @property
     def inject(self) -> str:

@@ -38,7 +38,6 @@ class Screen:
         ):
             self._before[number] = signal.signal(number, handler)
         _write(_ENTER)
-        return self
 
     def close(self) -> None:
         """Give it back."""
