@@ -40,6 +40,8 @@ class Seen:
     """Whether it used none, and was not ready to run."""
     ready: bool = False
     """Whether its first thread was ready to run both times, as where others use the CPUs that it wants."""
+    stuck: bool = False
+    """Whether it was in uninterruptible sleep."""
     gone: bool = False
 
 
@@ -204,6 +206,7 @@ class _Look:
             return
         one.used = max(0.0, stat.seconds - one.first.seconds) / max(1e-3, time.monotonic() - one.at)
         one.idle = one.used < IDLE and "R" not in (one.first.state, stat.state)
+        one.stuck = "D" in (one.first.state, stat.state)
         one.ready = one.first.state == stat.state == "R"
 
     def _throttling(self, groups: Iterable[Container], before: dict[str, tuple[float, Throttling]]) -> None:
@@ -239,7 +242,8 @@ class _Look:
         if not chosen:
             return
         by_pid = {one.pid: one for one in seen}
-        closed = {one.pid for one in by_pid.values() if one.idle} - _above(by_pid)
+        above = _above(by_pid)
+        closed = {one.pid for one in by_pid.values() if one.idle and (one.stuck or one.pid not in above)}
         asked = [
             [one.pid for one in sorted(group.processes, key=lambda one: -one.used) if not one.gone and not one.idle]
             for group in chosen

@@ -18,7 +18,8 @@ def crowd(processes: int, groups: int, busy: int = 0) -> Iterator[list[cgroup.Cg
         for number, group in enumerate(made):
             words = [str(group.directory / "cgroup.procs"), str(processes // groups - 1), str(int(number < busy))]
             stack.enter_context(subprocess.Popen(["sh", "-c", script, *words], stdin=subprocess.DEVNULL))
-        stack.callback(lambda: [group.kill() for group in made])
+        for group in made:
+            stack.callback(group.kill)
         while sum(len(group.pids()) for group in made) < processes // groups * groups:
             pass
         yield made

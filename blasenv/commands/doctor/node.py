@@ -78,7 +78,9 @@ class Row:
         if self.judged is None:
             if self.seen.left_out:
                 return "busy; there were too many to look at closely"
-            return "throttled, by processes that could not be watched" if self.cause else "idle"
+            if self.seen.used >= node.BUSY or self.cause:
+                return "its processes come and go, too short-lived to be watched"
+            return "idle"
         process, verdict, _ = self.judged
         about = verdict.about or process
         pools = page.pool_names(about)

@@ -12,8 +12,8 @@ from types import FrameType
 from typing import Any
 
 # xterm's control sequences (https://invisible-island.net/xterm/ctlseqs/ctlseqs.html): the alternate screen, with
-# the cursor hidden; home; clear to the end of the line; clear to the end of the screen.
-_ENTER, _LEAVE = "\x1b[?1049h\x1b[?25l\x1b[H\x1b[J", "\x1b[?25h\x1b[?1049l"
+# the cursor hidden, long lines cut; home; clear to the end of the line; clear to the end of the screen.
+_ENTER, _LEAVE = "\x1b[?1049h\x1b[?25l\x1b[?7l\x1b[H\x1b[J", "\x1b[?7h\x1b[?25h\x1b[?1049l"
 _HOME, _REST_OF_LINE, _REST = "\x1b[H", "\x1b[K", "\x1b[J"
 
 
