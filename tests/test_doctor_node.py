@@ -21,6 +21,7 @@ from typing import Any
 import pytest
 from conftest import ROOT, TIMEOUT, Cgroup, clean_environ, make_cgroup, run
 from crowd import crowd
+from hypothesis import given, strategies
 from measure import install
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
@@ -147,6 +148,16 @@ def test_what_a_path_says(row: tuple[str, ...]) -> None:
 def test_bytes_that_are_no_text_stay_what_they_are() -> None:
     place = parse_path(b"/x/\xff\x01.service")
     assert (place.path, os.fsencode(place.name)) == (b"/x/\xff\x01.service", b"\xff\x01.service")
+
+
+@given(
+    strategies.lists(strategies.sampled_from([row[0] for row in PATHS]) | strategies.text(), max_size=6).map("/".join)
+)
+def test_any_path_says_something(text: str) -> None:
+    path = text.encode("utf-8", "surrogatepass")
+    place = parse_path(path)
+    assert path.startswith(place.path)
+    assert place.id or not place.pod
 
 
 DOCKER = {"Name": "/web", "Config": {"Labels": {"a": "b"}}}
