@@ -79,7 +79,7 @@ class Row:
             if self.seen.left_out:
                 return "busy; there were too many to look at closely"
             if self.seen.used >= node.BUSY or self.cause:
-                return "its processes come and go, too short-lived to be watched"
+                return "its processes had ended before a closer look"
             return "idle"
         process, verdict, _ = self.judged
         about = verdict.about or process
