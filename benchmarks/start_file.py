@@ -23,7 +23,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from instructions import ROOT, copy_hook, count
+from instructions import CALLGRIND, ROOT, collected, copy_hook
 from startup import start
 
 RESULT = ROOT / "docs" / "start-file.json"
@@ -77,6 +77,16 @@ CASES = (
     "both",
     "sitecustomize",
 )
+
+
+def count(python: Path) -> int:
+    """Instructions of a start, the second one: the first writes byte code."""
+    environ = {"PATH": os.environ["PATH"], "PYTHONHASHSEED": "0"}
+    command = [str(python), "-c", "pass"]
+    subprocess.run(command, env=environ, check=True)
+    return collected(
+        subprocess.run([*CALLGRIND, *command], env=environ, check=True, capture_output=True, text=True).stderr
+    )
 
 
 def modules(python: Path) -> set[str]:
