@@ -71,13 +71,6 @@ def running(group: Cgroup, **environ: str) -> Iterator[Program]:
             child.kill()
 
 
-def set_quota(group: Cgroup, cpus: float | None) -> None:
-    if (group.directory / "cpu.max").exists():
-        (group.directory / "cpu.max").write_text("max" if cpus is None else f"{round(cpus * 100_000)} 100000")
-    else:
-        (group.directory / "cpu.cfs_quota_us").write_text(str(-1 if cpus is None else round(cpus * 100_000)))
-
-
 FOLLOW = "blasenv.follow(0.01).ended"
 
 
@@ -89,7 +82,7 @@ def test_a_limit_that_changes_a_hundred_times(limited: Callable[[float], Cgroup]
         assert program.ask("[count(), openmp()]") == [1, 1]
         files = program.ask("len(os.listdir('/proc/self/fd'))")
         for number in range(100):
-            set_quota(group, (None, 1)[number % 2])
+            group.limit((None, 1)[number % 2])
             # OpenMP's count belongs to the main thread, and is set there.
             program.wait_for("[count(), openmp()]", [(CPUS, 1)[number % 2]] * 2)
         assert program.ask(FOLLOW) == ""
@@ -99,7 +92,7 @@ def test_a_limit_that_changes_a_hundred_times(limited: Callable[[float], Cgroup]
 
 def test_it_moves_to_another_group(limited: Callable[[float], Cgroup]) -> None:
     free, tight = limited(1.5), limited(1)
-    set_quota(free, None)
+    free.limit(None)
     with running(free) as program:
         assert program.ask(FOLLOW) == ""
         assert program.ask("count()") == CPUS
@@ -124,7 +117,7 @@ def test_the_program_has_the_last_word(limited: Callable[[float], Cgroup]) -> No
     with running(group) as program:
         program.ask(FOLLOW)
         program.ask(f"set_count({CPUS})")
-        set_quota(group, 1.5)
+        group.limit(1.5)
         program.wait_for(
             "blasenv.live.following._State.follower.ended", f"the program has set OpenBLAS to {CPUS} itself"
         )
@@ -133,12 +126,12 @@ def test_the_program_has_the_last_word(limited: Callable[[float], Cgroup]) -> No
 
 def test_what_it_lowers_for_a_while_is_not_raised_meanwhile(limited: Callable[[float], Cgroup]) -> None:
     group = limited(1)
-    set_quota(group, None)
+    group.limit(None)
     with running(group) as program:
         program.ask(FOLLOW)
         program.ask("set_count(1)")  # as threadpoolctl does for a moment
-        set_quota(group, 1.5)
-        set_quota(group, 1)
+        group.limit(1.5)
+        group.limit(1)
         time.sleep(0.5)
         assert program.ask("count()") == 1
         program.ask(f"set_count({CPUS})")  # what threadpoolctl remembers from before the limit
@@ -161,7 +154,7 @@ def test_a_forked_child_does_not_follow_and_may(limited: Callable[[float], Cgrou
         lines = [json.loads(program.process.stdout.readline()) for _ in range(2)]
         (found,) = [line for line in lines if isinstance(line, list)]
         assert found == [1, 4, "", 2]  # three standard files, and the listing itself
-        set_quota(group, None)
+        group.limit(None)
         program.wait_for("count()", CPUS)
 
 
@@ -172,7 +165,7 @@ def test_it_is_asked_to_stop(limited: Callable[[float], Cgroup]) -> None:
         program.ask("blasenv.follow(0.01).stop()")
         program.wait_for("threading.active_count()", 1)
         assert program.ask("len(os.listdir('/proc/self/fd'))") == 4
-        set_quota(group, None)
+        group.limit(None)
         time.sleep(0.3)
         assert program.ask("count()") == 1
         assert program.ask(FOLLOW) == ""

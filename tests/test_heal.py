@@ -131,17 +131,10 @@ def test_a_limit_that_goes_gives_the_threads_back(bed: Bed, limited: Callable[[f
     group = limited(1)
     with running(group.enter(numpy_program(bed))) as program:
         heal(program.pid)
-        set_quota(group, None)
+        group.limit(None)
         (case,) = heal(program.pid)
         assert (case["outcome"], case["rule"], counts(case)) == ("healed", "no-limit", [("OpenBLAS", 1, cpus)])
         program.assert_unharmed()
-
-
-def set_quota(group: Cgroup, cpus: float | None) -> None:
-    if (group.directory / "cpu.max").exists():
-        (group.directory / "cpu.max").write_text("max" if cpus is None else f"{round(cpus * 100_000)} 100000")
-    else:
-        (group.directory / "cpu.cfs_quota_us").write_text(str(-1 if cpus is None else round(cpus * 100_000)))
 
 
 def test_what_the_user_set_stays_unless_a_count_is_named(bed: Bed, limited: Callable[[float], Cgroup]) -> None:
@@ -544,7 +537,7 @@ def test_where_yama_is_on_root_starts_what_is_roots_as_itself(bed: Bed) -> None:
 def test_watch_follows_a_limit(bed: Bed, limited: Callable[[float], Cgroup]) -> None:
     cpus = len(os.sched_getaffinity(0))
     group = limited(1.5)
-    set_quota(group, None)
+    group.limit(None)
     with running(group.enter(numpy_program(bed))) as program:
         command = [*BLASENV, "heal", str(program.pid), "--watch", "0.1", "--json"]
         environ = clean_environ(PYTHONPATH=str(ROOT))
@@ -552,9 +545,9 @@ def test_watch_follows_a_limit(bed: Bed, limited: Callable[[float], Cgroup]) -> 
             try:
                 assert watcher.stdout is not None
                 time.sleep(1)
-                set_quota(group, 1)
+                group.limit(1)
                 assert counts(json.loads(watcher.stdout.readline())) == [("OpenBLAS", cpus, 1)]
-                set_quota(group, None)
+                group.limit(None)
                 assert counts(json.loads(watcher.stdout.readline())) == [("OpenBLAS", 1, cpus)]
                 program.assert_unharmed()
                 program.process.kill()

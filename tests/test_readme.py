@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT, Cgroup, Venv, clean_environ, run
+from speedup import mean
+from speedup_work import PROGRAMS
 
 from blasenv import WISHES
 from blasenv._config_file import KEYS
@@ -146,12 +148,20 @@ def test_tables_are_complete() -> None:
 def test_what_the_48_cpu_machine_measured_is_quoted_right() -> None:
     measured = (ROOT / "docs" / "48-cpus.md").read_text(encoding="utf-8")
     default, ours = re.findall(
-        r"([0-9.]+) CPUs' worth\s+stood still\]\(docs/48-cpus.md\), with blasenv ([0-9.]+)\.", README
+        r"([0-9.]+) CPUs' worth of threads\s+stood still\]\(docs/48-cpus.md\), with blasenv ([0-9.]+)\.", README
     )[0]
     rows = re.findall(r"^\| matmul \+ solve \| 4 \| nothing[^|]*\| [0-9]+ \| ([0-9.]+) \|", measured, re.MULTILINE)
     assert rows == [default, ours]
     (transcript,) = re.findall(r"^\$ blasenv doctor PID\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
     assert transcript in measured
+
+
+def test_what_programs_gained_is_quoted_right() -> None:
+    rows = json.loads((ROOT / "docs" / "speedup.json").read_text(encoding="utf-8"))["rows"]
+    quiet, busy = (f"{mean(rows, 1.0, beside):.1f}" for beside in (False, True))
+    words = " ".join(README.split())
+    assert f"run {quiet} times as fast on the average, and {busy} times beside a busy neighbour" in words
+    assert f"How many times as fast {len(PROGRAMS)} real programs are with blasenv" in words
 
 
 def test_what_servers_were_measured_to_do_is_quoted_right() -> None:

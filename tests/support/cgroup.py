@@ -45,6 +45,14 @@ class Cgroup:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, 9)
 
+    def limit(self, cpus: float | None) -> None:
+        """Limit it to so many CPUs from now on, or no longer."""
+        if (self.directory / "cpu.max").exists():
+            (self.directory / "cpu.max").write_text("max" if cpus is None else f"{round(cpus * PERIOD)} {PERIOD}")
+        else:
+            (self.directory / "cpu.cfs_period_us").write_text(str(PERIOD))
+            (self.directory / "cpu.cfs_quota_us").write_text("-1" if cpus is None else str(round(cpus * PERIOD)))
+
     def throttled(self) -> tuple[int, int]:
         """In how many periods the group had to stand still, and of how many (``cpu.stat``)."""
         lines = (self.directory / "cpu.stat").read_text(encoding="ascii").splitlines()
@@ -71,7 +79,6 @@ def make_cgroup(cpus: float | None) -> Iterator[Cgroup]:
     """A new control group, limited to ``cpus``, without a limit for None; removed with all its processes at the end."""
     version, mount = cpu_mount()
     directory = mount / f"blasenv-test-{os.getpid()}-{next(_numbers)}"
-    quota = None if cpus is None else round(cpus * PERIOD)
     try:
         if version == 2 and "cpu" not in (mount / "cgroup.subtree_control").read_text(encoding="ascii").split():
             (mount / "cgroup.subtree_control").write_text("+cpu")
@@ -79,12 +86,9 @@ def make_cgroup(cpus: float | None) -> Iterator[Cgroup]:
     except OSError as error:
         raise NoCgroupError(f"cannot make a cgroup in {mount}: {error.strerror}") from error
     try:
-        if version == 1:
-            (directory / "cpu.cfs_period_us").write_text(str(PERIOD))
-            (directory / "cpu.cfs_quota_us").write_text(str(quota or -1))
-        else:
-            (directory / "cpu.max").write_text(f"{quota or 'max'} {PERIOD}")
-        yield Cgroup(directory)
+        group = Cgroup(directory)
+        group.limit(cpus)
+        yield group
     finally:
         _remove(directory)
 
