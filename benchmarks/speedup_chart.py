@@ -29,6 +29,7 @@ def render(measured: Any) -> str:
     ratios = {(row["program"], row["neighbour"]): row["with"]["ratio"] for row in rows}
     names = sorted({name for name, _ in ratios}, key=lambda name: -ratios[name, False])
     quiet, beside = (mean(rows, LIMIT, busy) for busy in (False, True))
+    cpus = measured["cpus"]
     height = TOP + ROW * len(names) + 30
     unit = (LAST - FIRST) / max(ratios.values())
     size = f'width="{WIDTH}" height="{height}" viewBox="0 0 {WIDTH} {height}"'
@@ -40,7 +41,7 @@ def render(measured: Any) -> str:
         style(),
         f'<rect width="{WIDTH}" height="{height}" rx="8" class="ground"/>',
         text((24, 34), "How many times as fast with blasenv", "strong", more=TITLE),
-        text((24, 56), f"A container with 1 CPU of {measured['cpus']}, the mildest case there is: 1 thread in place of 2."),
+        text((24, 56), f"A container with 1 CPU of {cpus}, the mildest case there is: 1 thread in place of {cpus}."),
         text((24, 73), f"Real programs, real cores, each the median of {measured['pairs']} pairs."),
         f'<rect x="{FIRST}" y="94" width="14" height="10" rx="2" class="good"/>',
         text((FIRST + 20, 103), f"quiet machine, mean {quiet:.1f} ×", "good", more=BOLD),
