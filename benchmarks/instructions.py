@@ -6,7 +6,7 @@
 For each CPython, in fresh venvs, callgrind counts the instructions of a start in each of `SITUATIONS`, and of the
 same start without blasenv; the figures go into docs/cost.json and docs/cost.md. Needs root (it makes the limits),
 valgrind and a C compiler. Each cgroup file system that is mounted a second time is more to read, so such mounts
-are hidden from it: it measures in a mount namespace of its own.
+are hidden from it, in a mount namespace of its own.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -101,6 +101,20 @@ def copy_hook(site_packages: Path) -> None:
     shutil.copy(ROOT / "blasenv" / "a0_blasenv.pth", site_packages)
 
 
+def hide_mounts(command: Sequence[str]) -> list[str]:
+    """The command in a mount namespace without the cgroup mounts that somebody has put beside those of the host.
+
+    A bind mount of one, or one in a container's root, is another line for each start to look at.
+    """
+    mounts = [line.split() for line in Path("/proc/mounts").read_text(encoding="utf-8").splitlines()]
+    groups = [point for _, point, kind, *_ in mounts if kind.startswith("cgroup")]
+    foreign = [point for point in groups if not point.startswith("/sys/fs/cgroup")]
+    if not foreign:
+        return list(command)
+    script = "".join(f"umount -l {shlex.quote(point)}\n" for point in foreign) + 'exec "$@"'
+    return ["unshare", "--mount", "--", "/bin/sh", "-c", script, "sh", *command]
+
+
 class Bench:
     """The venvs of one CPython, and what was counted in them."""
 
@@ -149,7 +163,7 @@ class Bench:
                 environ["PYTHONDONTWRITEBYTECODE"] = "1"
                 for cache in venv.glob("lib/python3.*/site-packages/blasenv/__pycache__"):
                     shutil.rmtree(cache)
-            callgrind = group.enter([*CALLGRIND, *command])
+            callgrind = hide_mounts(group.enter([*CALLGRIND, *command]))
             result = subprocess.run(callgrind, env=environ, check=True, capture_output=True, text=True)
         self._counted[key] = collected(result.stderr)
         return self._counted[key]
@@ -158,27 +172,11 @@ class Bench:
         return text.replace("{DIR}", str(self._directory))
 
 
-def hide_mounts() -> None:
-    """Go on in a mount namespace of our own, without the cgroup mounts that somebody has put beside those of the host.
-
-    A bind mount of one, or one in a container's root, is another line for each start to look at.
-    """
-    if os.environ.get("MOUNTS_ARE_HIDDEN"):
-        return
-    mounts = [line.split() for line in Path("/proc/mounts").read_text(encoding="utf-8").splitlines()]
-    groups = [point for _, point, kind, *_ in mounts if kind.startswith("cgroup")]
-    foreign = [point for point in groups if not point.startswith("/sys/fs/cgroup")]
-    script = "".join(f"umount -l {shlex.quote(point)}\n" for point in foreign) + 'exec "$@"'
-    command = ["unshare", "--mount", "--", "/bin/sh", "-c", script, "sh", sys.executable, *sys.argv]
-    os.execvpe("unshare", command, {**os.environ, "MOUNTS_ARE_HIDDEN": "1"})  # noqa: S606
-
-
 def main() -> int:
     """Measure, and write it down."""
     if len(sys.argv) < 2 or not shutil.which("valgrind"):
         print("usage: instructions.py PYTHON...  (needs valgrind)", file=sys.stderr)
         return 2
-    hide_mounts()
     pythons = {}
     for python in sys.argv[1:]:
         version = subprocess.run([python, "-V"], check=True, capture_output=True, text=True).stdout.split()[1]

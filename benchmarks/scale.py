@@ -38,6 +38,7 @@ import blasenv  # noqa: E402
 MOUNTS = ((10, 5), (1_000, 5), (10_000, 5), (10, 50), (10_000, 50))
 CROWD_COMMANDS = {
     "doctor --all": ("doctor", "--all", "--json"),
+    "doctor --node": ("doctor", "--node", "--json"),
 }
 PROCESSES, THREADS = (500, 1000, 2000), 50
 FILES, FILES_IN_ONE, DIRECTORIES_IN_ONE = (500_000, 1_000_000, 2_000_000), 40, 100
