@@ -56,7 +56,7 @@ ENABLED = "0 no No NO false False FALSE off Off OFF"
 # and Intel MPI, MVAPICH2, HPE Cray, Slurm. The least specific come last.
 LOCAL_RANKS = (
     "LOCAL_WORLD_SIZE OMPI_COMM_WORLD_LOCAL_SIZE MPI_LOCALNRANKS MV2_COMM_WORLD_LOCAL_SIZE PALS_LOCAL_SIZE "
-    "SLURM_STEP_TASKS_PER_NODE SLURM_NTASKS_PER_NODE".split()
+    "SLURM_GTIDS SLURM_STEP_TASKS_PER_NODE".split()
 )
 # Programs that start workers, and may say how many; and a worker that joblib starts afresh.
 # Each between blanks, in one string: a set of strings costs more than all that is asked of it.
@@ -71,7 +71,7 @@ RECEIPT = "BLASENV_SET"  # "OMP_NUM_THREADS=4" tells people what is ours
 # The same for children. It is set natively only, so that they have it exactly when they have the native
 # environment as a whole. Where somebody made an environment for them, what is in it is his.
 MARK = "BLASENV_MARK"
-CONCERNS = tuple(b"_THREADS _LOCAL_SIZE _WORLD_SIZE LOCALNRANKS _PER_NODE _NODEID _CPU_COUNT".split())
+CONCERNS = tuple(b"_THREADS _LOCAL_SIZE _WORLD_SIZE LOCALNRANKS _GTIDS _PER_NODE _NODEID _CPU_COUNT".split())
 OURS = ("_THREADS", "PYTHON_CPU_COUNT")  # how the names end that blasenv sets, and takes back
 IN_MAPPING = ("NUMEXPR_", "NUMBA_")  # of libraries that are Python, and read os.environ
 

@@ -50,12 +50,17 @@ def local_ranks(environ: "Mapping[str, str]") -> "tuple[int, str]":
 
     1 and "" without a job.
 
-    Slurm writes a list of counts with repeats, one per node, ``2(x3),1`` (sbatch(1),
-    SLURM_TASKS_PER_NODE); SLURM_NODEID says which is ours.
+    Slurm lists the tasks on this node, ``0,1,2`` (srun(1), SLURM_GTIDS), also for a batch script, which is one task
+    whatever its steps will be. Where a site unsets that: a list of counts with repeats, one per node, ``2(x3),1``
+    (SLURM_STEP_TASKS_PER_NODE; the forms are in sbatch(1)); SLURM_NODEID says which is ours.
     """
     node = parse_count(environ.get("SLURM_NODEID", "")) or 0
     for name in LOCAL_RANKS:
         parts = environ.get(name, "").split(",")
+        if name == "SLURM_GTIDS":
+            if all([part.isdigit() for part in parts]):
+                return len(parts), f"ranks ({name}={environ[name]})"
+            continue
         before = 0  # nodes before this part of the list
         for part in parts:
             count, _, repeat = part.partition("(x")

@@ -58,6 +58,7 @@ def cases(cores: int) -> list[Case]:
         # slurmd in a cgroup with a quota, cores not confined.
         Case("one task", "slurm_limited", f"srun -n 1 {PROBE}", (alone,)),
         Case("ranks", "slurm_limited", f"srun -n 2 -c 2 {PROBE}", (rank, rank)),
+        Case("ranks, SLURM_GTIDS unset", "slurm_limited", f"srun -n 2 -c 2 env -u SLURM_GTIDS {PROBE}", (rank, rank)),
         Case(
             "ranks on three nodes",
             "slurm_limited",
@@ -76,19 +77,19 @@ def cases(cores: int) -> list[Case]:
             says="parent=5",
         ),
         Case("the user's number", "slurm_limited", f"env OMP_NUM_THREADS=7 srun -n 1 {PROBE}", (user,)),
-        # Known limits: the batch script is one process, whatever its steps will be; and sbatch hands on to the new job
-        # what the step it is called in has in its environment.
+        # The batch script is one process, whatever its steps will be, also where sbatch hands on to the new job what
+        # the step it is called in has in its environment.
         Case(
             "batch script, tasks per node",
             "slurm_limited",
             f"{batch} --ntasks-per-node=2 --wrap '{PROBE}'; cat /tmp/job",
-            (rank,),
+            (alone,),
         ),
         Case(
             "batch from a step",
             "slurm_limited",
             f"srun -n 2 sh -c \"[ \\$SLURM_PROCID = 1 ] || {batch} -n 1 --wrap '{PROBE}'\"; cat /tmp/job",
-            (rank,),
+            (alone,),
         ),
         # No limit: libraries see the CPUs that a task is confined to, and what nobody confines the script must say.
         Case("not confined", "slurm", f"srun -n 2 -c 1 {PROBE}", (nothing, nothing)),

@@ -243,7 +243,9 @@ def test_the_mark_tells_ours_from_the_users(
     ("environ", "ranks"),
     [
         ({}, 1),
-        *[({name: "3"}, 3) for name in blasenv.LOCAL_RANKS],
+        *[({name: "3"}, 3) for name in blasenv.LOCAL_RANKS if name != "SLURM_GTIDS"],
+        ({"SLURM_GTIDS": "3"}, 1),  # that one task
+        ({"SLURM_GTIDS": "3,4,5"}, 3),
         ({"LOCAL_WORLD_SIZE": "1"}, 1),
         ({"LOCAL_WORLD_SIZE": "12"}, 12),
         ({"LOCAL_WORLD_SIZE": "100"}, 12),
@@ -256,6 +258,7 @@ def test_the_mark_tells_ours_from_the_users(
         ({"LOCAL_WORLD_SIZE": "2", "OMPI_COMM_WORLD_LOCAL_SIZE": "4"}, 2),
         ({"LOCAL_WORLD_SIZE": "", "OMPI_COMM_WORLD_LOCAL_SIZE": "4"}, 4),
         ({"SLURM_STEP_TASKS_PER_NODE": "2", "SLURM_NTASKS_PER_NODE": "4"}, 2),
+        ({"SLURM_NTASKS_PER_NODE": "4"}, 1),  # a batch script has it, which is no rank
         # sbatch(1): counts with repeats, one for each node
         ({"SLURM_STEP_TASKS_PER_NODE": "2(x3),1", "SLURM_NODEID": "0"}, 2),
         ({"SLURM_STEP_TASKS_PER_NODE": "2(x3),1", "SLURM_NODEID": "2"}, 2),

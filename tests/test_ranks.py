@@ -29,6 +29,13 @@ from blasenv._host import local_ranks
         ({"PMI_SIZE": "8"}, 1),  # of the whole job
         ({"WORLD_SIZE": "8"}, 1),
         ({"SLURM_NTASKS": "8"}, 1),
+        # What a batch script sees, a step's task, and a batch script that was submitted by such a task.
+        ({"SLURM_GTIDS": "0", "SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "2", "SLURM_TASKS_PER_NODE": "2"}, 1),
+        ({"SLURM_GTIDS": "4,5,6", "SLURM_STEP_TASKS_PER_NODE": "4,3", "SLURM_NODEID": "1"}, 3),
+        ({"SLURM_GTIDS": "0", "SLURM_STEP_TASKS_PER_NODE": "2", "SLURM_NTASKS": "1"}, 1),
+        # salloc's shell; and a site that unsets SLURM_GTIDS, as srun(1) suggests for some programs.
+        ({"SLURM_NTASKS_PER_NODE": "2"}, 1),
+        ({"SLURM_STEP_TASKS_PER_NODE": "2"}, 2),
         # A launcher that Slurm started one of per node (mpirun does so) says what Slurm cannot know.
         ({"OMPI_COMM_WORLD_LOCAL_SIZE": "4", "SLURM_STEP_TASKS_PER_NODE": "1(x2)"}, 4),
         ({"LOCAL_WORLD_SIZE": "2", "OMPI_COMM_WORLD_LOCAL_SIZE": "1"}, 2),
@@ -63,6 +70,12 @@ def test_what_is_no_count_tells_nothing(value: str) -> None:
         3,
         "ranks (MPI_LOCALNRANKS=3)",
     )
+
+
+@pytest.mark.parametrize("value", ["", ",", "0,", "x", "0 1", "-1", "0-3"])
+def test_what_is_no_list_of_tasks_tells_nothing(value: str) -> None:
+    assert local_ranks({"SLURM_GTIDS": value}) == (1, "")
+    assert local_ranks({"SLURM_GTIDS": value, "SLURM_STEP_TASKS_PER_NODE": "3"})[0] == 3
 
 
 def decide(root: Path, affinity: int, environ: Mapping[str, str]) -> blasenv.Decision:

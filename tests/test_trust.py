@@ -159,7 +159,7 @@ SITUATIONS = (
     Situation("programs", ("/proc/PPID/cmdline", ONLINE), config='[programs]\n"no.py" = 1\n', command=("-c", SPAWN)),
     Situation("worker", ("/proc/PPID/cmdline", ONLINE), command=("-c", SPAWN)),
     Situation("server", ("gunicorn.conf.py", ONLINE), command=("gunicorn",)),
-    Situation("ranks", environ={"SLURM_NTASKS_PER_NODE": "2"}),
+    Situation("ranks", environ={"SLURM_GTIDS": "0,1"}),
     Situation("broken", config="what\n"),
 )
 
