@@ -226,9 +226,8 @@ def write(head: dict[str, Any], rows: list[dict[str, Any]]) -> None:
     """The JSON, a row a line, in the order of the programs."""
     order = list(PROGRAMS)
     rows.sort(key=lambda row: (row["limit"], order.index(row["program"]), row["neighbour"]))
-    RESULT.write_text(
-        json.dumps(head)[:-1] + ', "rows": [\n    ' + ",\n    ".join(map(json.dumps, rows)) + "\n]}\n", "utf-8"
-    )
+    first, *lines = (json.dumps(one, ensure_ascii=False) for one in (head, *rows))
+    RESULT.write_text(first[:-1] + ', "rows": [\n    ' + ",\n    ".join(lines) + "\n]}\n", "utf-8")
 
 
 def fill(page: str, rows: list[dict[str, Any]]) -> str:
