@@ -89,7 +89,10 @@ Made by `docker-tests/machine --write`; what it measured is in [48-cpus.json](48
 A machine with {cpus} CPUs, emulated by QEMU: Linux {kernel}, cgroup v2 alone, a quota of {quota} CPUs on the
 parent of the program's cgroup, NumPy {numpy} and SciPy {scipy} from PyPI, each with an OpenBLAS of its own.
 Every row was watched for {seconds} seconds. An emulator's times are its own, so there are none here.
-What too many threads cost on real cores is in [throttling.json](throttling.json).
+What too many threads cost on real cores: [speedup.md](speedup.md), and on the right
+([throttling.json](throttling.json), by `benchmarks/throttling.py`):
+
+<img src="throttling.svg" alt="CPUs that stand still against the thread count, and what that costs on real cores" width="880">
 
 ## At work
 
