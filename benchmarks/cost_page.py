@@ -11,9 +11,11 @@ import json
 import os
 import platform
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from pages import fill, table
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 PAGE, RESULT = DOCS / "cost.md", DOCS / "cost.json"
@@ -22,7 +24,7 @@ PAGE, RESULT = DOCS / "cost.md", DOCS / "cost.json"
 def machine() -> dict[str, Any]:
     """Where and when something was measured."""
     today = datetime.datetime.now(tz=datetime.timezone.utc).date().isoformat()
-    return {"date": today, "cpus": len(os.sched_getaffinity(0)), "kernel": platform.release()}
+    return {"date": today, "cpus": len(os.sched_getaffinity(0)), "kernel": platform.release().partition("-")[0]}
 
 
 def write(section: str, measured: dict[str, Any]) -> None:
@@ -40,12 +42,6 @@ def _lines(value: object, depth: int = 0) -> str:
         return plain
     inner = ",\n".join(f"{' ' * (depth + 1)}{json.dumps(key)}: {_lines(one, depth + 1)}" for key, one in value.items())
     return f"{{\n{inner}\n{' ' * depth}}}"
-
-
-def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A Markdown table."""
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(row)} |".replace("|  |", "| |") for row in lines)
 
 
 def millions(instructions: int) -> str:
@@ -128,11 +124,7 @@ def render(page: str, document: dict[str, Any]) -> str:
     """The page with the tables between their marks made anew."""
     for name, make in SECTIONS.items():
         if name in document:
-            before, mark, rest = page.partition(f"<!-- {name} -->\n")
-            _, end, after = rest.partition("<!-- end -->")
-            if not mark or not end:
-                raise SystemExit(f"{PAGE} has no place for {name}")
-            page = f"{before}{mark}{make(document[name])}\n{end}{after}"
+            page = fill(page, name, make(document[name]))
     return page
 
 

@@ -24,7 +24,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from math import exp, fsum, log
 from pathlib import Path
 from statistics import median
@@ -34,6 +34,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests" / "support"))
 
 from cgroup import Cgroup, make_cgroup  # noqa: E402
+from pages import fill, table  # noqa: E402
 from speedup_work import PROGRAMS  # noqa: E402
 
 RESULT, PAGE = ROOT / "docs" / "speedup.json", ROOT / "docs" / "speedup.md"
@@ -189,37 +190,31 @@ def mean(rows: list[dict[str, Any]], limit: float, busy: bool, way: str = "with"
     return geometric_mean([row[way]["ratio"] for row in rows if row["limit"] == limit and row["neighbour"] == busy])
 
 
-def table(rows: list[dict[str, Any]], limit: float) -> str:
+def results(rows: list[dict[str, Any]], limit: float) -> str:
     """One limit's table for the page: programs by what they gain."""
     of = {(row["program"], row["neighbour"]): row for row in rows if row["limit"] == limit}
     names = sorted({name for name, _ in of}, key=lambda name: -of[name, False]["with"]["ratio"])
-    count, ceil = (of[names[0], False][way]["threads"] for way in ("with", "ceil"))
-    threads = f"{count} thread{'s' * (count != 1)}"
-    lines = [
-        f"| limit {limit:g} CPU{'s' * (limit != 1)}: {threads} | quiet | throttled | neighbour | throttled |"
-        + " ceil: quiet | neighbour |" * (ceil != count),
-        "|---" * (7 if ceil != count else 5) + "|",
-    ]
-    for name in names:
-        cells = [name]
+    default, count, ceil = (of[names[0], False][way]["threads"] for way in WAYS)
+    lines = [(name, *cells(of, name, ("with", "ceil") if ceil != count else ("with",))) for name in names]
+    means = [f"**{mean(rows, limit, busy):.2f}**" for busy in (False, True)]
+    lines.append(("geometric mean", means[0], "", means[1], ""))
+    head = [f"{count} thread{'s' * (count != 1)} in place of {default}", "quiet", "throttled", "neighbour", "throttled"]
+    if ceil != count:
+        head += [f'"ceil", {ceil} threads: quiet', "neighbour"]
+        lines[-1] += tuple(f"{mean(rows, limit, busy, 'ceil'):.2f}" for busy in (False, True))
+    return table(head, lines)
+
+
+def cells(of: dict[tuple[str, bool], dict[str, Any]], name: str, ways: Sequence[str]) -> Iterator[str]:
+    """One program's cells: ratio and throttled share, alone and beside a neighbour, and what other roundings give."""
+    for busy in (False, True):
+        found = of[name, busy]
+        shares = (found[way]["throttled"] / max(1, found[way]["periods"]) for way in ("without", "with"))
+        yield f"**{found['with']['ratio']:.2f}** ({found['with']['least']:.2f} to {found['with']['most']:.2f})"
+        yield " → ".join(f"{share:.0%}" for share in shares)
+    for way in ways[1:]:
         for busy in (False, True):
-            found = of[name, busy]
-            before, after = (
-                f"{100 * found[way]['throttled'] / max(1, found[way]['periods']):.0f}" for way in ("without", "with")
-            )
-            cells += [spread(found["with"]), f"{before} → {after} %"]
-        if ceil != count:
-            cells += [spread(of[name, busy]["ceil"]) for busy in (False, True)]
-        lines.append(f"| {' | '.join(cells)} |")
-    means = [f"**{mean(rows, limit, busy):.2f}** | " for busy in (False, True)]
-    last = [f"{mean(rows, limit, busy, 'ceil'):.2f}" for busy in (False, True)] if ceil != count else []
-    lines.append("| " + " | ".join(["geometric mean", *means, *last]).replace("|  |", "| |") + " |")
-    return "\n".join(lines)
-
-
-def spread(found: dict[str, Any]) -> str:
-    """A ratio, and the least and the most that was seen."""
-    return f"**{found['ratio']:.2f}** ({found['least']:.2f} to {found['most']:.2f})"
+            yield f"{of[name, busy][way]['ratio']:.2f}"
 
 
 def write(head: dict[str, Any], rows: list[dict[str, Any]]) -> None:
@@ -230,12 +225,10 @@ def write(head: dict[str, Any], rows: list[dict[str, Any]]) -> None:
     RESULT.write_text(first[:-1] + ', "rows": [\n    ' + ",\n    ".join(lines) + "\n]}\n", "utf-8")
 
 
-def fill(page: str, rows: list[dict[str, Any]]) -> str:
-    """The page with its tables made anew, each between its marks."""
+def render(page: str, rows: list[dict[str, Any]]) -> str:
+    """The page with its tables made anew."""
     for limit in sorted({row["limit"] for row in rows}):
-        start, end = f"<!-- limit {limit:g} -->\n", "\n<!-- end -->"
-        before, _, after = page.partition(start)
-        page = before + start + table(rows, limit) + end + after.partition(end.lstrip("\n"))[2]
+        page = fill(page, f"limit {limit:g}", results(rows, limit))
     return page
 
 
@@ -249,7 +242,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.page:
         rows = json.loads(RESULT.read_text(encoding="utf-8"))["rows"]
-        PAGE.write_text(fill(PAGE.read_text(encoding="utf-8"), rows), encoding="utf-8")
+        PAGE.write_text(render(PAGE.read_text(encoding="utf-8"), rows), encoding="utf-8")
         return
     cpus = len(os.sched_getaffinity(0))
     limits = options.limits or [limit for limit in LIMITS if limit < cpus]

@@ -45,8 +45,8 @@ def render(measured: Any) -> str:
         text((24, 73), f"Real programs, real cores, each the median of {measured['pairs']} pairs."),
         f'<rect x="{FIRST}" y="94" width="14" height="10" rx="2" class="good"/>',
         text((FIRST + 20, 103), f"quiet machine, mean {quiet:.1f} ×", "good", more=BOLD),
-        f'<rect x="{FIRST + 220}" y="94" width="14" height="10" rx="2" class="dot"/>',
-        text((FIRST + 240, 103), f"beside a busy neighbour, mean {beside:.1f} ×", more=BOLD),
+        f'<rect x="{FIRST + 236}" y="94" width="14" height="10" rx="2" class="dot"/>',
+        text((FIRST + 256, 103), f"beside a busy neighbour, mean {beside:.1f} ×", more=BOLD),
     ]
     for number, name in enumerate(names):
         y = TOP + ROW * number

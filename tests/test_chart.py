@@ -60,4 +60,4 @@ def test_every_program_was_measured_under_every_limit_alone_and_beside_a_neighbo
 def test_the_tables_of_the_page_are_what_the_script_makes_of_the_measurements() -> None:
     page = (DOCS / "speedup.md").read_text(encoding="utf-8")
     rows = json.loads((DOCS / "speedup.json").read_text(encoding="utf-8"))["rows"]
-    assert speedup.fill(page, rows) == page, "run benchmarks/speedup.py --page"
+    assert speedup.render(page, rows) == page, "run benchmarks/speedup.py --page"
