@@ -53,7 +53,7 @@ def make_environment(directory: Path) -> Path:
     python = directory / "bin" / "python"
     if not python.exists():
         subprocess.run([sys.executable, "-m", "venv", directory], check=True)
-    install = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    install: list[str | Path] = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     subprocess.run([*install, *PACKAGES], check=True)
     subprocess.run([*install, "--force-reinstall", "--no-deps", ROOT], check=True)
     return python
@@ -61,7 +61,7 @@ def make_environment(directory: Path) -> Path:
 
 def versions(python: Path) -> dict[str, str]:
     """What is installed there, of what the programs use."""
-    command = [python, "-m", "pip", "list", "--format=json", "--disable-pip-version-check"]
+    command: list[str | Path] = [python, "-m", "pip", "list", "--format=json", "--disable-pip-version-check"]
     names = [package.partition("=")[0] for package in PACKAGES]
     found = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
     return {package["name"]: package["version"] for package in found if package["name"] in names}
@@ -75,23 +75,27 @@ class Program:
         drop = ("_THREADS", "BLASENV_", "OMP_", "PYTHON")
         environ = {key: value for key, value in os.environ.items() if not any(part in key for part in drop)}
         command = group.enter([python, Path(__file__).with_name("speedup_work.py"), name])
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
         self.group = group
-        self.process = subprocess.Popen(command, env={**environ, **way}, **pipes)  # type: ignore[call-overload]
+        self.process = subprocess.Popen(
+            command, env={**environ, **way}, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        if not self.process.stdin or not self.process.stdout:
+            raise TypeError("there are two pipes")
+        self._to, self._from = self.process.stdin, self.process.stdout
         self.threads = int(self.read() or len(os.sched_getaffinity(0)))
         self.limit, self.name = limit, name
 
     def read(self) -> str:
         """The next line that it prints."""
-        line: str = self.process.stdout.readline()
+        line = self._from.readline()
         if not line:
             sys.exit(f"{self.name} ended with status {self.process.wait()}")
         return line.strip()
 
     def go(self) -> str:
         """Let it go on, and wait for what it prints then."""
-        self.process.stdin.write("\n")
-        self.process.stdin.flush()
+        self._to.write("\n")
+        self._to.flush()
         return self.read()
 
     def prepare(self) -> None:

@@ -92,7 +92,7 @@ Every row was watched for {seconds} seconds. An emulator's times are its own, so
 What too many threads cost on real cores: [speedup.md](speedup.md), and on the right
 ([throttling.json](throttling.json), by `benchmarks/throttling.py`):
 
-<img src="throttling.svg" alt="CPUs that stand still against thread count, and what that costs on real cores" width="880">
+<img src="throttling.svg" alt="CPUs that stand still against thread count, and what that costs" width="880">
 
 ## At work
 
