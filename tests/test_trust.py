@@ -6,6 +6,7 @@ import ast
 import os
 import re
 import shutil
+import sys
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -59,7 +60,8 @@ def test_three_commands_build_the_same_everywhere(tmp_path: Path) -> None:
         clone = tmp_path / f"clone {number}" / ("deeper" * number) / "blasenv"
         script = "\n".join(["set -e", f"umask {umask}", f"git clone --quiet {origin} '{clone}'", f"cd '{clone}'"])
         script += "".join(f"\n{command}" for command, _ in three[:2]) + "\necho\n" + three[2][0]
-        done = run(["bash", "-c", script], environ=clean_environ(TZ=zone))
+        tools = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # build is installed beside pytest
+        done = run(["bash", "-c", script], environ=clean_environ(TZ=zone, PATH=tools))
         said.append(done.stdout.rpartition("\n\n")[2])
     assert said[0] == said[1]
     assert re.fullmatch(r"([0-9a-f]{64}  dist/blasenv-\S+\n){2}", said[0])

@@ -114,5 +114,6 @@ def print_json(obj: object) -> None:
 
     Written as it is made: of a machine with 100,000 threads it has 60 MB, and its pieces would take ten times that.
     """
-    json.dump(obj, sys.stdout, indent=2)
-    print()
+    if sys.stdout is not None:  # closed
+        json.dump(obj, sys.stdout, indent=2)
+        print()
