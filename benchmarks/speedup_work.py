@@ -59,14 +59,14 @@ def lstsq(size: int) -> Work:
     return lambda: numpy.linalg.lstsq(matrix, right, rcond=None)
 
 
-def interpolate(points: int) -> Work:
-    """SciPy: scattered points, as in the report that blasenv began with."""
+def interpolate(points: int, values: int) -> Work:
+    """SciPy: radial basis functions through scattered points with so many values each, as in the first report."""
     import numpy
     from scipy.interpolate import RBFInterpolator
 
     generator = numpy.random.default_rng(6)
-    places, values = generator.random((points, 2)), generator.random(points)
-    return lambda: RBFInterpolator(places, values)(places)
+    places, wanted = generator.random((points, 2)), generator.random((points, values))
+    return lambda: RBFInterpolator(places, wanted)(places)
 
 
 def estimator(name: str, rows: int, columns: int, **options: Any) -> Work:
@@ -150,7 +150,8 @@ PROGRAMS: dict[str, tuple[Callable[[], Work], int]] = {
     "NumPy svd, 400 × 400": (lambda: svd(400), 24),
     "NumPy eigh, 500 × 500": (lambda: eigh(500), 26),
     "NumPy lstsq, 900 × 300": (lambda: lstsq(300), 40),
-    "SciPy RBFInterpolator, 500 points": (lambda: interpolate(500), 90),
+    "SciPy RBFInterpolator, 500 points": (lambda: interpolate(500, 1), 90),
+    "SciPy RBFInterpolator, 400 values": (lambda: interpolate(100, 400), 400),
     "scikit-learn LogisticRegression": (lambda: estimator("LogisticRegression", 20_000, 50), 33),
     "scikit-learn PCA": (lambda: estimator("PCA", 5_000, 200, n_components=20), 60),
     "scikit-learn KMeans": (lambda: estimator("KMeans", 20_000, 20, n_clusters=8, random_state=0), 6),
