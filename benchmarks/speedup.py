@@ -197,7 +197,7 @@ def mean(rows: list[dict[str, Any]], limit: float, busy: bool, way: str = "with"
 def results(rows: list[dict[str, Any]], limit: float) -> str:
     """One limit's table for the page: programs by what they gain."""
     of = {(row["program"], row["neighbour"]): row for row in rows if row["limit"] == limit}
-    names = sorted({name for name, _ in of}, key=lambda name: -of[name, False]["with"]["ratio"])
+    names = sorted({name for name, _ in of}, key=lambda name: (-of[name, False]["with"]["ratio"], name))
     default, count, ceil = (of[names[0], False][way]["threads"] for way in WAYS)
     lines = [(name, *cells(of, name, ("with", "ceil") if ceil != count else ("with",))) for name in names]
     means = [f"**{mean(rows, limit, busy):.2f}**" for busy in (False, True)]
