@@ -17,7 +17,16 @@ import blasenv
 from blasenv.machine.cgroup import Throttling, cpus_of, directory_of, find_levels, read_throttling, tightest
 from blasenv.machine.containers import NAMELESS, Name, Names, Place, parse_path
 from blasenv.machine.libraries import is_numeric, parse_maps
-from blasenv.machine.process import THROTTLED, Process, Stat, measure, parse_environ, parse_stat, parse_words
+from blasenv.machine.process import (
+    THROTTLED,
+    Process,
+    Stat,
+    measure,
+    most_throttled,
+    parse_environ,
+    parse_stat,
+    parse_words,
+)
 
 BUSY = 0.25  # CPUs: a container that uses less, and isn't throttled, has nothing the matter that threads could be
 IDLE = 0.005  # CPUs: not one tick in a second and a half
@@ -212,15 +221,13 @@ class _Look:
     def _throttling(self, groups: Iterable[Container], before: dict[str, tuple[float, Throttling]]) -> None:
         now = self._counters(groups)
         for group in groups:
-            changes = [
-                (now[level.path][1] - before[level.path][1], level, now[level.path][0] - before[level.path][0])
-                for level in group.levels
-                if level.path in now and level.path in before
-            ]
-            if changes:
-                group.throttling, group.level, group.seconds = max(
-                    changes, key=lambda change: (change[0].share, change[0].periods)
-                )
+            then, after = (
+                [found[level.path][1] if level.path in found else None for level in group.levels]
+                for found in (before, now)
+            )
+            group.throttling, _, group.level = most_throttled(group.levels, then, after)
+            if group.level is not None:
+                group.seconds = now[group.level.path][0] - before[group.level.path][0]
 
     def _is_numeric(self, group: Container) -> bool:
         busy = sorted((one for one in group.processes if one.used >= IDLE), key=lambda one: -one.used)

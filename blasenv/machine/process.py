@@ -466,7 +466,7 @@ def _within(top: str, path: str) -> str:
     return path[len(top) :] if path.startswith(f"{top}/") else path
 
 
-def _most_throttled(
+def most_throttled(
     levels: Sequence[blasenv.Limit], before: Sequence[Throttling | None], after: Sequence[Throttling | None]
 ) -> tuple[Throttling | None, Throttling | None, blasenv.Limit | None]:
     """The change of the level that was throttled in most periods, its counters at the end, and the level."""
@@ -571,7 +571,7 @@ class Watch:
         process = self.process
         process.seconds = elapsed
         after = [read_throttling(level, self._root) for level in process.levels]
-        process.throttling, process.throttling_before, process.throttled_level = _most_throttled(
+        process.throttling, process.throttling_before, process.throttled_level = most_throttled(
             process.levels, self._throttling, after
         )
         last = self._counters()
