@@ -18,7 +18,12 @@ from pathlib import Path
 from typing import Any
 from xml.sax.saxutils import escape
 
-DOCS = Path(__file__).resolve().parent.parent / "docs"
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "docker-tests"))
+
+from machine_report import add_up, group, standing  # noqa: E402
+
+DOCS = ROOT / "docs"
 WIDTH, HEIGHT = 880, 392
 TOP, BOTTOM = 100, 320  # of both plots
 LEFT, RIGHT = (66, 490), (548, 856)  # from where to where
@@ -53,20 +58,15 @@ BOLD = ' font-weight="600"'
 TITLE = ' font-weight="600" style="font-size:15px"'
 
 
-def standing(machine: Sequence[Any]) -> dict[int, float]:
+def sweep(machine: Sequence[Any]) -> dict[int, float]:
     """The CPUs whose threads stood still, on average, for each thread count, all rounds together."""
-    counted: dict[int, list[int]] = {}
-    for row in machine:
-        if row["kind"] == "sweep":
-            total = counted.setdefault(int(row["name"]), [0, 0])
-            total[0] += row["result"]["throttled_usec"]
-            total[1] += row["result"]["usec"]
-    return {threads: throttled / usec for threads, (throttled, usec) in sorted(counted.items())}
+    found = group(machine, "sweep")
+    return {int(threads): standing(add_up(found[threads])) for threads in sorted(found, key=int)}
 
 
 def draw_standing(machine: Sequence[Any]) -> list[str]:
     """Left: what stands still against thread count, and who lands where."""
-    points = standing(machine)
+    points = sweep(machine)
     first, last = LEFT
     most = 2 * math.ceil(max(points.values()) / 2)  # CPUs, at the top
     step = (last - first - 40) / (len(points) - 1)
@@ -131,7 +131,7 @@ def draw_times(real: Any) -> list[str]:
 
 def render(machine: Sequence[Any], real: Any) -> str:
     """The whole picture."""
-    points = standing(machine)
+    points = sweep(machine)
     told = (
         f"CPUs that stand still with 4 of 48 CPUs allotted: {points[48]:.1f} with the default of 48 threads, "
         f"{points[4]:.1f} with the 4 threads that blasenv or a person sets."
