@@ -13,6 +13,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Callable
 
@@ -115,8 +116,8 @@ def wait_for(what: str, ready: Callable[[], bool]) -> None:
 
 
 @contextlib.contextmanager
-def cluster(confined: bool, within: cgroup.Cgroup | None) -> Iterator[Wrap]:
-    """A Slurm cluster of one node with confined cores, or of three, all here; their jobs are ``within`` a cgroup."""
+def cluster(confined: bool, quota: bool) -> Iterator[Wrap]:
+    """A Slurm cluster of one node with confined cores, or of three, all here; with ``quota``, jobs are in a limit."""
     nodes = ["n1"] if confined else ["n1", "n2", "n3"]
     Path("/etc/slurm/slurm.conf").write_text(SLURM + (CONFINED if confined else NOT_CONFINED))
     cores = "yes" if confined else "no"
@@ -129,6 +130,7 @@ def cluster(confined: bool, within: cgroup.Cgroup | None) -> Iterator[Wrap]:
     Path("/run/munge").mkdir(exist_ok=True)
     shutil.chown("/run/munge", "munge")
     with contextlib.ExitStack() as stack:
+        within = stack.enter_context(cgroup.make_cgroup(QUOTA)) if quota else None
         stack.enter_context(daemon("setpriv", "--reuid=munge", "--regid=munge", "--clear-groups", "munged", "-F"))
         wait_for("munged", lambda: not subprocess.run(["munge", "-n"], capture_output=True, check=False).returncode)
         stack.enter_context(daemon("slurmctld", "-D"))
@@ -151,28 +153,10 @@ def said(*command: str) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
 
 
-@contextlib.contextmanager
-def slurm() -> Iterator[Wrap]:
-    with cluster(confined=False, within=None) as wrap:
-        yield wrap
-
-
-@contextlib.contextmanager
-def slurm_limited() -> Iterator[Wrap]:
-    with cgroup.make_cgroup(QUOTA) as group, cluster(confined=False, within=group) as wrap:
-        yield wrap
-
-
-@contextlib.contextmanager
-def slurm_cores() -> Iterator[Wrap]:
-    with cluster(confined=True, within=None) as wrap:
-        yield wrap
-
-
-@contextlib.contextmanager
-def slurm_cores_limited() -> Iterator[Wrap]:
-    with cgroup.make_cgroup(QUOTA) as group, cluster(confined=True, within=group) as wrap:
-        yield wrap
+slurm = partial(cluster, confined=False, quota=False)
+slurm_limited = partial(cluster, confined=False, quota=True)
+slurm_cores = partial(cluster, confined=True, quota=False)
+slurm_cores_limited = partial(cluster, confined=True, quota=True)
 
 
 @contextlib.contextmanager
