@@ -51,7 +51,7 @@ class Situation:
     cpus: float | None = 1.0
     """The limit of its cgroup."""
     environ: Mapping[str, str] = field(default_factory=dict)
-    """Beside PATH; {DIR} stands for the directory with the files that `prepare` writes."""
+    """Beside PATH; {DIR} stands for the directory with the files that `Bench` writes."""
     program: tuple[str, ...] = ("-c", "pass")
     pretend: bool = False
     """Whether it sees four CPUs."""

@@ -24,10 +24,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from math import exp, fsum, log
+from collections.abc import Iterator
 from pathlib import Path
-from statistics import median
+from statistics import geometric_mean, median
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -184,11 +183,6 @@ def row(
     return found
 
 
-def geometric_mean(ratios: list[float]) -> float:
-    """The mean of ratios: 2 and 0.5 make 1."""
-    return exp(fsum(map(log, ratios)) / len(ratios))
-
-
 def mean(rows: list[dict[str, Any]], limit: float, busy: bool, way: str = "with") -> float:
     """How many times as fast the programs are on the average under one limit."""
     return geometric_mean([row[way]["ratio"] for row in rows if row["limit"] == limit and row["neighbour"] == busy])
@@ -199,7 +193,7 @@ def results(rows: list[dict[str, Any]], limit: float) -> str:
     of = {(row["program"], row["neighbour"]): row for row in rows if row["limit"] == limit}
     names = sorted({name for name, _ in of}, key=lambda name: (-of[name, False]["with"]["ratio"], name))
     default, count, ceil = (of[names[0], False][way]["threads"] for way in WAYS)
-    lines = [(name, *cells(of, name, ("with", "ceil") if ceil != count else ("with",))) for name in names]
+    lines = [(name, *cells(of, name, ceil != count)) for name in names]
     means = [f"**{mean(rows, limit, busy):.2f}**" for busy in (False, True)]
     lines.append(("geometric mean", means[0], "", means[1], ""))
     head = [f"{count} thread{'s' * (count != 1)} in place of {default}", "quiet", "throttled", "neighbour", "throttled"]
@@ -209,16 +203,15 @@ def results(rows: list[dict[str, Any]], limit: float) -> str:
     return table(head, lines)
 
 
-def cells(of: dict[tuple[str, bool], dict[str, Any]], name: str, ways: Sequence[str]) -> Iterator[str]:
-    """One program's cells: ratio and throttled share, alone and beside a neighbour, and what other roundings give."""
+def cells(of: dict[tuple[str, bool], dict[str, Any]], name: str, ceil: bool) -> Iterator[str]:
+    """One program's cells: ratio and throttled share, alone and beside a neighbour, and what "ceil" gives."""
     for busy in (False, True):
         found = of[name, busy]
         shares = (found[way]["throttled"] / max(1, found[way]["periods"]) for way in ("without", "with"))
         yield f"**{found['with']['ratio']:.2f}** ({found['with']['least']:.2f} to {found['with']['most']:.2f})"
         yield " → ".join(f"{share:.0%}" for share in shares)
-    for way in ways[1:]:
-        for busy in (False, True):
-            yield f"{of[name, busy][way]['ratio']:.2f}"
+    for busy in (False, True) if ceil else ():
+        yield f"{of[name, busy]['ceil']['ratio']:.2f}"
 
 
 def write(head: dict[str, Any], rows: list[dict[str, Any]]) -> None:
